@@ -10,7 +10,8 @@ from leadspan.answers.boxes import committed_boxes
 from leadspan.answers.equality import decide, normalise
 from leadspan.answers.first_answer import stated_expressions, stated_words
 from leadspan.answers.grading import GradeItem, MathGrader
-from leadspan.answers.numbers import as_number, literal, numbers
+from leadspan.answers.latex import literal
+from leadspan.answers.numbers import as_number, numbers
 from leadspan.answers.spelling import RULES, Rule, respell
 
 CASES = [json.loads(line) for line in (Path(__file__).parent / "answers_and_golds.jsonl").read_text().splitlines()]

@@ -67,6 +67,12 @@ def test_algebra_settles_what_spelling_leaves_open() -> None:
     assert first[1] is not None and found[1].candidates[first[1]].text == "(0, 5]"
 
 
+def test_a_list_in_another_order_comes_before_the_same_list_spelt_as_the_gold() -> None:
+    cot = "So the roots are 7, 5, 3. In order they are 3, 5, 7."
+    found = find_candidates(cot, "What are the roots?", Gold("3, 5, 7", "record")).candidates
+    assert [(candidate.text, candidate.is_equal) for candidate in found] == [("7, 5, 3", False), ("3, 5, 7", True)]
+
+
 def labels() -> list[dict[str, str | int]]:
     return [json.loads(line) for line in (HERE / "first_answers.jsonl").read_text().splitlines()]
 

@@ -4,7 +4,8 @@ from fractions import Fraction
 
 import pytest
 
-from leadspan.answers.numbers import as_latex, as_number, literal, names, numbers, small_number_words, unassigned
+from leadspan.answers.latex import as_latex, literal, names
+from leadspan.answers.numbers import as_number, numbers, small_number_words, unassigned
 
 
 @pytest.mark.parametrize(

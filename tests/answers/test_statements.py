@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import pytest
 
-from leadspan.answers.statements import Question, first_stated_number
+from leadspan.answers.numbers import Question, first_stated_number
 
 
 def stated(cot: str, gold: str, question: str = "How many are there?") -> str | None:

@@ -15,8 +15,7 @@ from leadspan.data.sections import Renderer, step_starts
 from leadspan.data.settings import DataSettings, HeldOutShare, Rendering
 from leadspan.errors import DataError
 from leadspan.evaluation.settings import TaskSettings
-from leadspan.traces.directories import list_files
-from leadspan.traces.read import read_traces
+from leadspan.traces.read import list_files, read_traces
 from leadspan.traces.records import Refusal, RefusalCounter, Trace
 from leadspan.traces.settings import TraceSource
 from toys import character_tokenizer

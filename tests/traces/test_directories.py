@@ -10,8 +10,8 @@ import pytest
 from datasets import Dataset, DatasetDict, load_from_disk
 
 from leadspan.errors import DataError
-from leadspan.traces.directories import list_files
 from leadspan.traces.files import Record, read_file
+from leadspan.traces.read import list_files
 
 ROWS: list[dict[str, Any]] = [{"n": n} for n in range(6)]
 

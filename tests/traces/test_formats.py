@@ -5,8 +5,7 @@ from pydantic import ValidationError
 
 from leadspan.errors import DataError
 from leadspan.traces.files import Record
-from leadspan.traces.formats import FORMATS, parse
-from leadspan.traces.read import detect
+from leadspan.traces.formats import FORMATS, detect, parse
 from leadspan.traces.records import Refusal, Trace
 from leadspan.traces.settings import TraceSource
 

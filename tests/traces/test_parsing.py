@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from leadspan.traces.files import Record
-from leadspan.traces.formats import parse
-from leadspan.traces.read import detect
+from leadspan.traces.formats import detect, parse
 from leadspan.traces.records import Refusal, Trace, Unusable
 from leadspan.traces.settings import TraceSource
 from leadspan.traces.turns import split_reasoning

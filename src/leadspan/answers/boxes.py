@@ -1,7 +1,4 @@
-r"""The part of a text that is its answer: behind the thinking, in the `\boxed{}` that it commits itself to.
-
-The value of an answer is what stands before a condition, such as `where x > 0`.
-"""
+r"""The part of a text that is its answer: behind the thinking, in the `\boxed{}` that it commits itself to."""
 
 import re
 from collections.abc import Iterator
@@ -45,32 +42,6 @@ _STATED = re.compile(
 _TAGGED = re.compile(r"<answer>\s*+([^<>]{1,200}?)\s*+</answer>")
 # Where a stated answer ends: at a full stop that is no decimal point, or before a reason.
 _END = re.compile(r"。|(?<=[^\d\s])[.!?](?=\s|$)|(?<=\d)[.!?](?=\s|$)|\s(?:because|since|which|I hope)\b")
-
-# Where a condition begins: a word for one, a congruence, a wide space, or a variable in a set of numbers.
-_CONDITION = re.compile(
-    r"\s*+,?\s*+(?:\\text\s*+\{[\s,(]*+(?:for|where|if|when|whenever|provided|with|such that|as long as)\b|"
-    r"(?<![A-Za-z\\])(?:for|where|if|when|provided|with)\s|\(?\s*\\pmod|\\quad|"
-    r"(?<![A-Za-z\\])(?<!\\\{)(?<!\\\{ )[A-Za-z]\s*+\\in\s*+\\mathbb)"
-)
-# A number that a variable must not be, behind a formula without a relation of its own.
-_EXCLUDED = re.compile(
-    r"(?:(?!\\(?:neq|[lg]e|in|mathbb|cup|infty|text)(?![a-z])|[<>]).)+?(?P<condition>\s*+[,(]\s*+\(?\s*+[A-Za-z]\s*+\\neq[^<>=\\]++)",
-    re.DOTALL,
-)
-# A further case behind the first condition.
-_CASES = re.compile(
-    r"(?:[,;]|\band\b|\\quad).*?\b(?:if|for|when|whenever)\b|\b(?:otherwise|else)\b"
-    r"|(?:[,;]\s*+|\\text\s*+\{\s*+)or\b(?!.*(?:[=<>]|\\(?:in|neq|[lg]e|equiv)(?![a-z])))",
-    re.DOTALL,
-)
-# Conditions that leave out most values of a variable: what holds under them is one case of several.
-_ONE_CASE = re.compile(
-    r"\b(?:even|odd|divisible|multiples?|only|non-?integers?)\b|\\equiv|\\mid\b|^(?!.*\bwhere\b).*\b(?:prime|composite|perfect)\b"
-)
-_ANY_INTEGER = re.compile(r"\bintegers?\b|\\mathbb\s*+\{?\s*+Z")
-_SOME_INTEGERS = re.compile(
-    r"positive|negative|non-?zero|odd|even|prime|divisible|multiple|between|from|[<>=+^*-]|\\(?:le|ge|neq|setminus)\b"
-)
 
 
 def text_after_thinking(text: str) -> str:
@@ -208,41 +179,3 @@ def stated_answers(text: str) -> Iterator[str]:
     yield from (respell(part) for part in extracted if isinstance(part, str))
     if answer and not is_last:
         yield answer
-
-
-def condition_of(answer: str) -> tuple[str, bool]:
-    r"""The condition after `where`, `for`, `if` and the like, without white space; whether it leaves one case only.
-
-    >>> condition_of(r"n^2 \text{ for even } n"), condition_of(r"10 \text{ when } x = 5")
-    (('forevenn', True), ('whenx=5', False))
-    """
-    text = respell(answer)
-    start = _condition_start(text)
-    if start is None:
-        return "", False
-    before, condition = text[:start], text[start:]
-    bare = re.sub(r"\s|\\text|[{}]", "", condition)
-    value = re.search(r"(?:for|if|when)\b[\s{}]*+([A-Za-z])[\s{}]*+=", condition)
-    is_one_value = value is not None and re.search(rf"(?<![A-Za-z\\]){value[1]}(?![A-Za-z])", before) is not None
-    if is_one_value or _ONE_CASE.search(condition):
-        return bare, True
-    any_integer = _ANY_INTEGER.search(condition) and not _SOME_INTEGERS.search(condition)
-    return "integer" if any_integer else bare, False
-
-
-def without_condition(text: str) -> str | None:
-    """The text before a condition; None where another one follows, so that it is one case of several."""
-    start = _condition_start(text)
-    if not start:
-        return text
-    if _CASES.search(text[start:]):
-        return None
-    return text[:start].strip(" ,.;")
-
-
-def _condition_start(text: str) -> int | None:
-    """Where a condition begins, None where there is none."""
-    if match := _CONDITION.search(text):
-        return match.start()
-    excluded = _EXCLUDED.fullmatch(text)
-    return None if excluded is None else excluded.start("condition")

@@ -8,8 +8,7 @@ from typing import Any
 import sympy
 from math_verify import verify
 
-from leadspan.answers.formulas import Equation, Inequality, Listing, Quantity, Region, Value
-from leadspan.answers.letters import with_same_letters
+from leadspan.answers.formulas import Equation, Inequality, Listing, Quantity, Region, Value, with_same_letters
 from leadspan.answers.quantities import ratio_of
 
 FRACTION_TOLERANCE = 1.0001e-6
@@ -30,30 +29,31 @@ def equal(answer: Value, gold: Value) -> bool:
     A name before an equals sign counts only where both have one. A list without brackets has no order, and neither has
     a set; pairs and vectors are ordered.
     """
-    if isinstance(answer, Equation) and isinstance(gold, Equation):
-        return _equal_equations(answer, gold)
-    if isinstance(answer, Equation):
-        return _gives_its_right_side(answer) and equal(answer.right, gold)
-    if isinstance(gold, Equation):
-        return _gives_its_right_side(gold) and equal(answer, gold.right)
-    if isinstance(answer, Region) or isinstance(gold, Region):
-        return _equal_regions(answer, gold)
-    if isinstance(answer, Inequality) and isinstance(gold, Inequality):
-        return _match(
-            answer.relations,
-            gold.relations,
-            lambda first, second: first[1] == second[1] and _proportional(first[0], second[0], first[1] == "!="),
-        )
-    if isinstance(answer, Inequality) or isinstance(gold, Inequality):
-        return False
-    if isinstance(answer, Listing) and isinstance(gold, Listing):
-        return _equal_listings(answer, gold)
-    # A list of one item is that item.
-    if isinstance(answer, Listing):
-        return len(answer.items) == 1 and equal(answer.items[0], gold)
-    if isinstance(gold, Listing):
-        return len(gold.items) == 1 and equal(answer, gold.items[0])
-    return _equal_quantities(answer, gold)
+    match answer, gold:
+        case Equation(), Equation():
+            return _equal_equations(answer, gold)
+        case Equation(), _:
+            return _gives_its_right_side(answer) and equal(answer.right, gold)
+        case _, Equation():
+            return _gives_its_right_side(gold) and equal(answer, gold.right)
+        case (Region(), _) | (_, Region()):
+            return _equal_regions(answer, gold)
+        case Inequality(), Inequality():
+            return _match(
+                answer.relations,
+                gold.relations,
+                lambda first, second: first[1] == second[1] and _proportional(first[0], second[0], first[1] == "!="),
+            )
+        case Listing(), Listing():
+            return _equal_listings(answer, gold)
+        # A list of one item is that item.
+        case Listing(items=(item,)), Quantity():
+            return equal(item, gold)
+        case Quantity(), Listing(items=(item,)):
+            return equal(answer, item)
+        case Quantity(), Quantity():
+            return _equal_quantities(answer, gold)
+    return False
 
 
 def _gives_its_right_side(equation: Equation) -> bool:
@@ -61,16 +61,16 @@ def _gives_its_right_side(equation: Equation) -> bool:
     left, right = equation.left, equation.right
     if equation.name or not isinstance(left, Quantity):
         return bool(equation.name)
-    return not getattr(left.value, "free_symbols", True) and (equal(left, right) or _is_rounded(right, left))
-
-
-def _is_rounded(value: Value, number: Quantity) -> bool:
-    """Whether a value is a decimal to which a number rounds."""
-    rational = _rational(value.value) if isinstance(value, Quantity) and value.has_decimal else None
-    if rational is None or not number.value.is_number:
+    if getattr(left.value, "free_symbols", True):
+        return False
+    # Or the right side is a decimal to which the number rounds.
+    rational = _rational(right.value) if isinstance(right, Quantity) and right.has_decimal else None
+    if equal(left, right):
+        return True
+    if rational is None or not left.value.is_number:
         return False
     num_digits = next((n for n in range(1, 20) if 10**n % int(rational.q) == 0), None)
-    return num_digits is not None and bool(abs((rational - number.value).evalf(_DIGITS)) <= 0.5 / 10**num_digits)
+    return num_digits is not None and bool(abs((rational - left.value).evalf(_DIGITS)) <= 0.5 / 10**num_digits)
 
 
 def _equal_equations(answer: Equation, gold: Equation) -> bool:
@@ -147,12 +147,13 @@ def _equal_listings(answer: Listing, gold: Listing) -> bool:
     )
     if len(items) != len(gold_items):
         return False
-    if (
-        gold.brackets == ""
-        or answer.brackets == gold.brackets == "{}"
-        or (answer.brackets, gold.brackets) == ("", "{}")
-    ):
-        return answer.brackets in ("", "{}", "()", "[]") and _match(items, gold_items, _same_item(items, gold_items))
+    if gold.brackets == "" or (gold.brackets == "{}" and answer.brackets in ("", "{}")):
+        words = [[item.words if isinstance(item, Quantity) else "" for item in side] for side in (items, gold_items)]
+        # Where both sides have the same words, a value for each, these belong to the values.
+        is_same = equal
+        if all(words[0]) and sorted(words[0]) == sorted(words[1]):
+            is_same = lambda item, other: item.words == other.words and equal(item, other)  # noqa: E731
+        return answer.brackets in ("", "{}", "()", "[]") and _match(items, gold_items, is_same)
     if "{}" in (answer.brackets, gold.brackets):
         return False
     # Brackets of vectors are alike from three items on; two items in `[]` may be an interval.
@@ -167,14 +168,6 @@ def _by_name(items: list[Value]) -> list[Value]:
     first = min(names)
     letters = [chr(ord(first) + i) for i in range(len(names))] if len(first) == 1 else []
     return [items[names.index(letter)] for letter in letters] if sorted(names) == letters else items
-
-
-def _same_item(items: Sequence[Value], gold_items: Sequence[Value]) -> Any:
-    """When two items are the same: with the same words too, where both sides have the same words, a value for each."""
-    words = [[item.words if isinstance(item, Quantity) else "" for item in side] for side in (items, gold_items)]
-    if not all(words[0]) or sorted(words[0]) != sorted(words[1]):
-        return equal
-    return lambda item, gold: item.words == gold.words and equal(item, gold)
 
 
 def _items(listing: Listing) -> list[Value]:

@@ -9,15 +9,17 @@ r"""Whether an answer has the same meaning as the gold.
 """
 
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Literal
 
-from leadspan.answers.boxes import committed_boxes, condition_of, last_boxed, stated_answers
+from leadspan.answers.boxes import committed_boxes, last_boxed, stated_answers
+from leadspan.answers.latex import in_latex, unwrap_commands
 from leadspan.answers.numbers import as_number, unassigned
-from leadspan.answers.spelling import in_latex, respell, unwrap_commands
-from leadspan.answers.written_numbers import BASES
+from leadspan.answers.spelling import BASES, respell
 
 Outcome = Literal["right", "wrong", "no_answer", "unparsed", "timeout"]
+_OUTCOMES: Mapping[bool, Outcome] = {True: "right", False: "wrong"}
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|emph)\s*+\{([^{}]*+)\}")
 # Marks of LaTeX that set space or size, and dollar signs.
 _SPACING = re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[,;: ()\[\]]|\\?\$|~")
@@ -27,29 +29,20 @@ _WORDS = re.compile(r"\(?[^\W\d_](?:[^\W\d_]|[ ,.'&-])*+\)?")
 _BARE_WORDS = re.compile(r"(?=[^\W\d_ ]*+(?: [^\W\d_]*+)*+$)(?=.*[^\W\d_]{3})[^\W\d_](?:[^\W\d_]| )*+")
 # Before a word of two letters or more: `a b` may be a product.
 _ARTICLE = re.compile(r"^(?:an?|the)\s++(?=\w\w)")
-# Each row means one thing; words are folded as `_fold` does.
-_SYNONYMS = (
-    frozenset(
-        (
-            "no solution",
-            "no real solution",
-            "no solution exist",
-            "no solutions exist",
-            "there is no solution",
-            "there are no solution",
-            "none",
-            "empty set",
-            "the empty set",
-            r"\emptyset",
-            r"\{\}",
-        )
-    ),
-    frozenset(("does not exist", "dne", "undefined", "not defined", "doesn't exist")),
-    frozenset(("infinity", r"\infty", "infinite", "infinitely many", "infinitely many solution")),
-    frozenset(("all real number", "all real", "real number", r"\mathbb{R}", r"(-\infty,\infty)", "the real number")),
-    frozenset(("yes", "true")),
-    frozenset(("no", "false")),
-)
+# The row of each word or symbol; each row means one thing, and is folded as `_fold` does.
+_SYNONYMS = {
+    word: row
+    for row, words in enumerate((
+        r"no solution|no real solution|no solution exist|no solutions exist|there is no solution"
+        r"|there are no solution|none|empty set|the empty set|\emptyset|\{\}",
+        "does not exist|dne|undefined|not defined|doesn't exist",
+        r"infinity|\infty|infinite|infinitely many|infinitely many solution",
+        r"all real number|all real|real number|\mathbb{R}|(-\infty,\infty)|the real number",
+        "yes|true",
+        "no|false",
+    ))
+    for word in words.split("|")
+}  # fmt: skip
 # A truth with a sentence behind it that does not take it back.
 _TRUTH = re.compile(r"(yes|no)[,.;:](?!.*\b(?:yes|no|but|wait|not sure)\b)")
 # Words that turn a number into another answer where each side has another one of a group.
@@ -101,17 +94,17 @@ def decide(answer: str, gold: str) -> Outcome:
         MemoryError: The comparison needs more memory than the process may have.
         RecursionError: The expressions are nested too deeply.
     """
-    if plain_text(answer) == plain_text(gold) != "" or compact(answer) == compact(gold) != "":
+    letter = letter_of(gold)
+    is_same_text = plain_text(answer) == plain_text(gold) != "" or compact(answer) == compact(gold) != ""
+    if is_same_text or (letter is not None and chosen_letter(answer) == letter):
         return "right"
     times = time_of_day(answer), time_of_day(gold)
     if None not in times:
-        return _either(times[0] == times[1])
-    letter = letter_of(gold)
+        return _OUTCOMES[times[0] == times[1]]
+    has_same_words = same_words(answer, gold)
     # A gold such as `five` is a number.
-    if (is_words(gold) and not re.search(r"\d", respell(gold))) or (has_synonyms(gold) and same_words(answer, gold)):
-        return _either(same_words(answer, gold) or (letter is not None and chosen_letter(answer) == letter))
-    if letter is not None and chosen_letter(answer) == letter:
-        return "right"
+    if (is_words(gold) and not re.search(r"\d", respell(gold))) or (has_same_words and _fold(gold) in _SYNONYMS):
+        return _OUTCOMES[has_same_words]
     labels = _LABEL.match(answer), _LABEL.match(gold)
     if labels[0] and labels[1] and labels[0]["letter"] != labels[1]["letter"]:
         return "wrong"
@@ -128,8 +121,12 @@ def decide(answer: str, gold: str) -> Outcome:
     # AB and BA as products of letters would be equal; as names of points they were compared as text above.
     if _NAME_OF_POINTS.fullmatch(spelled) and _NAME_OF_POINTS.fullmatch(gold_spelled):
         return "wrong"
-    if numeral(spelled) or numeral(gold_spelled):
-        return _either(_same_numerals(spelled, gold_spelled))
+    gold_numeral, assigned = numeral(gold_spelled), unassigned(spelled)
+    if gold_numeral:  # an answer may leave its base out
+        return _OUTCOMES[(numeral(assigned) or numeral(f"{assigned.upper()}_{gold_numeral[1]}")) == gold_numeral]
+    if numeral(spelled):
+        answer_numeral = numeral(assigned)
+        return _OUTCOMES[answer_numeral is not None and answer_numeral[0] == as_number(gold_spelled)]
     return _decide_as_maths(answer, gold, spelled)
 
 
@@ -138,7 +135,7 @@ def _decide_as_maths(answer: str, gold: str, spelled: str) -> Outcome:
     from leadspan.answers.comparing import equal
     from leadspan.answers.formulas import Listing, Quantity, Value
     from leadspan.answers.quantities import letter_readings
-    from leadspan.answers.reading import readings
+    from leadspan.answers.reading import condition_of, readings
 
     gold_values = readings(gold)
     values: list[Value] = readings(answer)
@@ -158,19 +155,7 @@ def _decide_as_maths(answer: str, gold: str, spelled: str) -> Outcome:
     (condition, is_one_case), (gold_condition, _) = condition_of(answer), condition_of(gold)
     if condition != gold_condition and condition and (gold_condition or is_one_case):
         return "wrong"
-    return _either(any(equal(value, gold_value) for gold_value in gold_values for value in values))
-
-
-def _same_numerals(answer: str, gold: str) -> bool:
-    """Whether one or two numerals that state a base are the same number, in the gold's base.
-
-    An answer may leave the base of the gold out. Where the gold has none it is a decimal number.
-    """
-    answer = unassigned(answer)
-    in_answer, in_gold = numeral(answer), numeral(gold)
-    if in_gold is None:
-        return in_answer is not None and in_answer[0] == as_number(gold)
-    return (in_answer or numeral(f"{answer.upper()}_{in_gold[1]}")) == in_gold
+    return _OUTCOMES[any(equal(value, gold_value) for gold_value in gold_values for value in values)]
 
 
 def can_read(gold: str) -> bool:
@@ -178,7 +163,7 @@ def can_read(gold: str) -> bool:
     from leadspan.answers.reading import readings  # with sympy, as above
 
     return bool(
-        is_words(gold) or has_synonyms(gold) or letter_of(gold) or time_of_day(gold)
+        is_words(gold) or _fold(gold) in _SYNONYMS or letter_of(gold) or time_of_day(gold)
         or (len(gold) <= _LONGEST and (numeral(respell(gold)) or readings(gold)))
     )  # fmt: skip
 
@@ -201,10 +186,6 @@ def decide_text(text: str, gold: str) -> Outcome:
         if outcomes[-1] in ("right", "wrong"):
             return outcomes[-1]
     return outcomes[0] if outcomes else "no_answer"
-
-
-def _either(is_right: bool) -> Outcome:
-    return "right" if is_right else "wrong"
 
 
 def normalise(answer: str) -> str:
@@ -260,12 +241,7 @@ def same_words(answer: str, gold: str) -> bool:
     if folded[1] in ("yes", "no") and (said := _TRUTH.match(folded[0])):
         folded[0] = said[1]
     pairs = [sorted(map(_fold, text.split(" and "))) for text in folded]
-    return pairs[0] == pairs[1] or any(folded[0] in group and folded[1] in group for group in _SYNONYMS)
-
-
-def has_synonyms(gold: str) -> bool:
-    """Whether a gold is one of the words or symbols for which `same_words` knows synonyms."""
-    return any(_fold(gold) in group for group in _SYNONYMS)
+    return pairs[0] == pairs[1] or (folded[1] in _SYNONYMS and _SYNONYMS.get(folded[0]) == _SYNONYMS[folded[1]])
 
 
 def _fold(text: str) -> str:

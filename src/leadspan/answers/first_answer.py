@@ -19,8 +19,8 @@ from typing import Literal
 from leadspan.answers.boxes import bare_gold, last_boxed
 from leadspan.answers.equality import is_words
 from leadspan.answers.grading import MathGrader
-from leadspan.answers.numbers import as_latex, as_number, literal, names, num_numerals, unassigned
-from leadspan.answers.statements import Question, first_stated_number
+from leadspan.answers.latex import as_latex, literal, names
+from leadspan.answers.numbers import Question, as_number, first_stated_number, unassigned
 from leadspan.traces.records import Trace
 
 GoldSource = Literal["record", "own boxed answer", "own answer", "none"]
@@ -52,6 +52,7 @@ _END = re.compile(
 )
 _OPEN, _CLOSE = "([{", ")]}"
 _MATRIX = re.compile(r"\\begin\{\w+\}.*?\\end\{\w+\}", re.DOTALL)
+_NUMERAL = re.compile(r"\d+(?:\.\d+)?")
 # A formula between delimiters, or a short line without any.
 _FORMULA = re.compile(
     r"\\\[(.{1,2000}?)\\\]|\\\((.{1,2000}?)\\\)|(?<!\$)\$++([^$\n]++)\$++|^([^$\n]{3,80})$", re.DOTALL | re.MULTILINE
@@ -88,19 +89,12 @@ _CLAUSE_END = re.compile(r"\W*(?:[.,;!\n)}*\"']|$)")
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An expression that a chain of thought states.
-
-    Attributes:
-        start: Its first character.
-        end: Behind its last character.
-        text: The expression as written.
-        is_equal: Whether it has the literal form of the gold; if not, algebra must decide.
-    """
+    """An expression that a chain of thought states."""
 
     start: int
-    end: int
-    text: str
-    is_equal: bool
+    end: int  # behind its last character
+    text: str  # as written
+    is_equal: bool  # whether it has the literal form of the gold; if not, algebra must decide
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +107,10 @@ class Gold:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Where a chain of thought states its gold, or may do so.
-
-    Attributes:
-        gold: The gold.
-        candidates: In order; the last one is certain where any is.
-    """
+    """Where a chain of thought states its gold, or may do so."""
 
     gold: Gold
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...]  # in order; the last one is certain where any is
 
 
 def gold_of(trace: Trace) -> Gold:
@@ -178,7 +167,8 @@ def resolve(all_candidates: Sequence[Candidates], grader: MathGrader) -> tuple[l
 
 
 def _statements(cot: str, question: str, gold: str) -> Iterator[Candidate]:
-    if _CHOICE.fullmatch(words := _plain_words(gold)):
+    words = " ".join(_LATEX.sub(" ", gold).split()).strip(".")
+    if _CHOICE.fullmatch(words):
         # A choice may be stated by its letter or by its text; whichever comes first counts.
         match = re.search(rf"\({words.strip('()')}\)\W*(?:text\{{)?([^(\n\\}}]+)", question)
         option = match[1].strip() if match else ""
@@ -192,14 +182,9 @@ def _statements(cot: str, question: str, gold: str) -> Iterator[Candidate]:
         if number is not None:
             yield Candidate(number.start, number.end, gold, True)
     elif is_words(gold):
-        yield from (Candidate(*span, gold, True) for span in stated_words(cot, _plain_words(gold), question))
+        yield from (Candidate(*span, gold, True) for span in stated_words(cot, words, question))
     else:
         yield from stated_expressions(cot, unassigned(gold), question)
-
-
-def _plain_words(gold: str) -> str:
-    """A gold made of words without its LaTeX commands and braces."""
-    return " ".join(_LATEX.sub(" ", gold).split()).strip(".")
 
 
 def stated_expressions(cot: str, gold: str, question: str) -> Iterator[Candidate]:
@@ -211,7 +196,8 @@ def stated_expressions(cot: str, gold: str, question: str) -> Iterator[Candidate
     target, in_question = literal(gold), literal(question)
     symbols = names(target)
     start = 0
-    yield from _equations(cot, target, symbols) if "=" in target else _listings(cot, gold)
+    whole = _whole_formulas(cot, gold, target, symbols)
+    pending = next(whole, None)
     for relation in _RELATION.finditer(cot):
         if relation.end() <= start:  # what opens behind the relation before holds this one: the same expression
             continue
@@ -227,10 +213,34 @@ def stated_expressions(cot: str, gold: str, question: str) -> Iterator[Candidate
             if not _INFERS.search(sentence):
                 continue
         # Algebra may equate forms of the same names, no longer and with no more numerals: more are not worked out yet.
-        is_likely = 0 < len(form) <= 3 * len(target) + 20 and num_numerals(form) <= num_numerals(target)
+        is_likely = 0 < len(form) <= 3 * len(target) + 20
+        is_likely = is_likely and len(_NUMERAL.findall(form)) <= len(_NUMERAL.findall(target))
         is_likely = is_likely and names(form) == symbols and (symbols or form[0] in "([{-\\" or "," in form)
         if form == target or is_likely:
+            while pending is not None and pending.start <= start:
+                yield pending
+                pending = next(whole, None)
             yield Candidate(start, start + len(text), as_latex(text), form == target)
+    if pending is not None:
+        yield pending
+    yield from whole
+
+
+def _whole_formulas(cot: str, gold: str, target: str, symbols: frozenset[str]) -> Iterator[Candidate]:
+    """Of a gold that is an equation: formulas and lines with its letters. Of a plain list of numbers: the first one."""
+    items = [item.strip() for item in gold.split(",")]
+    if "=" in target:
+        for formula in _FORMULA.finditer(cot):
+            text = next(part for part in formula.groups() if part is not None).strip()
+            form = literal(text)
+            if text.count("=") == 1 and (form == target or names(form) == symbols):
+                yield Candidate(formula.start(), formula.end(), as_latex(text), form == target)
+    elif len(items) > 1 and all(item.lstrip("-").isdigit() for item in items):
+        # Also written as `x = 3, x = 5 and x = 7`: delimiters, and a name before each item.
+        between = r"(?:\s|,|\band\b|\$|\\[()]|\w\s*=)*"
+        listing = re.search(r"(?<![\d,-])" + between.join(map(re.escape, items)) + r"(?![\d,])", cot)
+        if listing:
+            yield Candidate(*listing.span(), gold, True)
 
 
 def stated_words(cot: str, gold: str, question: str) -> Iterator[tuple[int, int]]:
@@ -269,26 +279,6 @@ def _states_letter(before: str, after: str) -> bool:
         return True
     is_concluded = _CONCLUDED_OPTION.search(before) and _CLAUSE_END.match(after)
     return bool(_OPTION.search(before) and (is_concluded or _SUPERLATIVE.search(clause)))
-
-
-def _equations(cot: str, target: str, symbols: frozenset[str]) -> Iterator[Candidate]:
-    """Formulas and lines with one equals sign and the letters of the gold, where that is an equation itself."""
-    for formula in _FORMULA.finditer(cot):
-        text = next(part for part in formula.groups() if part is not None).strip()
-        form = literal(text)
-        if text.count("=") == 1 and (form == target or names(form) == symbols):
-            yield Candidate(formula.start(), formula.end(), as_latex(text), form == target)
-
-
-def _listings(cot: str, gold: str) -> Iterator[Candidate]:
-    """Plain lists of numbers, which are also written as `x = 3, x = 5 and x = 7`."""
-    items = [item.strip() for item in gold.split(",")]
-    if len(items) > 1 and all(item.lstrip("-").isdigit() for item in items):
-        # Delimiters, and a name before each item.
-        between = r"(?:\s|,|\band\b|\$|\\[()]|\w\s*=)*"
-        for match in re.finditer(r"(?<![\d,-])" + between.join(map(re.escape, items)) + r"(?![\d,])", cot):
-            yield Candidate(match.start(), match.end(), gold, True)
-            return
 
 
 def _names(cot: str, match: re.Match[str], before: str, competing: re.Pattern[str] | None) -> bool:

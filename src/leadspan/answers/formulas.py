@@ -1,4 +1,4 @@
-r"""Formulas: the types that answers are read as, how a text is split into parts, and one LaTeX formula in sympy.
+r"""Formulas: the types that answers are read as, how a text is split, a LaTeX formula in sympy, and its letters.
 
 The grammar is that of latex2sympy2_extended, which Math-Verify uses. Notation that this grammar misreads or cannot read
 is rewritten first: decimals (as exact fractions), indices, primes, the letters `E` and `I`, degrees.
@@ -19,95 +19,64 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True)
 class Quantity:
-    """An expression, alone or in a unit.
+    """An expression, alone or in a unit."""
 
-    Attributes:
-        value: A sympy expression or matrix; decimals are exact fractions.
-        has_decimal: Whether a decimal was written in it, which may be rounded.
-        units: Units it may be in, as `units.unit_of` returns them: several for a compound such as 5 feet 6 inches,
-            whose value is in the first; empty without a unit, or where only words follow it.
-        is_percent: Whether a percent sign follows it.
-        words: The words behind it that are no unit.
-    """
-
-    value: Any
-    has_decimal: bool = False
+    value: Any  # a sympy expression or matrix; decimals are exact fractions
+    has_decimal: bool = False  # whether a decimal was written in it, which may be rounded
+    # Units it may be in, as `quantities.unit_of` returns them: several for a compound such as 5 feet 6 inches, whose
+    # value is in the first; empty without a unit, or where only words follow it.
     units: tuple[Any, ...] = ()
-    is_percent: bool = False
-    words: str = ""
+    is_percent: bool = False  # whether a percent sign follows it
+    words: str = ""  # the words behind it that are no unit
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Several values.
-
-    Attributes:
-        items: The values in order.
-        brackets: What encloses them: `()`, `[]`, `(]`, `[)`, `{}`, `<>` for vectors, `:` for a ratio, or nothing.
-    """
+    """Several values, in order."""
 
     items: "tuple[Value, ...]"
+    # What encloses them: `()`, `[]`, `(]`, `[)`, `{}`, `<>` for vectors, `:` for a ratio, or nothing.
     brackets: str = ""
 
 
 @dataclass(frozen=True)
 class Equation:
-    """The two sides of an equals sign; of a chain, the first and the last.
+    """The two sides of an equals sign; of a chain, the first and the last."""
 
-    Attributes:
-        name: The left side as text where it names what is computed (`x`, `f(x)`, `m_{max}`), else empty.
-        left: The left side, None where it is a name of more than one letter.
-        right: The right side.
-    """
-
-    name: str
-    left: "Value | None"
+    name: str  # the left side as text where it names what is computed (`x`, `f(x)`, `m_{max}`), else empty
+    left: "Value | None"  # None where it is a name of more than one letter
     right: "Value"
 
 
 @dataclass(frozen=True)
 class Region:
-    """A set of numbers.
+    """A set of numbers."""
 
-    Attributes:
-        numbers: A sympy set.
-        name: The variable of the inequality it comes from, if any.
-    """
-
-    numbers: Any
-    name: str = ""
+    numbers: Any  # a sympy set
+    name: str = ""  # the variable of the inequality it comes from, if any
 
 
 @dataclass(frozen=True)
 class Inequality:
-    """Relations between more than one variable.
+    """Relations between more than one variable."""
 
-    Attributes:
-        relations: Of each the difference of both sides, and `<`, `<=` or `!=` between it and zero.
-    """
-
-    relations: tuple[tuple[Any, str], ...]
+    relations: tuple[tuple[Any, str], ...]  # the difference of both sides, and `<`, `<=` or `!=` between it and zero
 
 
 Value = Quantity | Listing | Equation | Region | Inequality
 
 _OPEN = r"\\\{|\\langle(?![A-Za-z])|\\begin\{\w+\*?\}|\\lfloor|\\lceil|[(\[{]"
 _CLOSE = r"\\\}|\\rangle(?![A-Za-z])|\\end\{\w+\*?\}|\\rfloor|\\rceil|[)\]}]"
-_SEPARATOR = (
-    r"\\text\s*+\{[\s,;]*+(?:and|or|,|;)?[\s,]*+\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|[,;]|\\ldots(?![A-Za-z])"
+# What a text is split at, outside brackets. Other commands and escaped characters are passed over whole.
+SEPARATORS, RELATIONS, EQUALS, RATIOS = (
+    re.compile(rf"(?P<cut>{cut})|(?P<open>{_OPEN})|(?P<close>{_CLOSE})|\\[A-Za-z]+|\\.", re.DOTALL)
+    for cut in (
+        r"\\text\s*+\{[\s,;]*+(?:and|or|,|;)?[\s,]*+\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|[,;]|\\ldots(?![A-Za-z])",
+        r"\\(?:le|ge|neq)(?![A-Za-z])|[<>]",
+        r":?=|\\(?:equiv|approx)(?![A-Za-z])|\\in(?![A-Za-z])",
+        ":",
+    )
 )
-_RELATION = r"\\(?:le|ge|neq)(?![A-Za-z])|[<>]"
-_EQUALS = r":?=|\\(?:equiv|approx)(?![A-Za-z])|\\in(?![A-Za-z])"
-
-
-def _scanner(cut: str) -> re.Pattern[str]:
-    return re.compile(rf"(?P<cut>{cut})|(?P<open>{_OPEN})|(?P<close>{_CLOSE})|\\[A-Za-z]+|\\.", re.DOTALL)
-
-
-SEPARATORS = _scanner(_SEPARATOR)
-RELATIONS = _scanner(_RELATION)
-EQUALS = _scanner(_EQUALS)
-RATIOS = _scanner(":")
 
 
 def split(text: str, scanner: re.Pattern[str]) -> tuple[list[str], list[str]]:
@@ -161,9 +130,8 @@ _WITH_INDEX = re.compile(r"\\(?:log|sum|prod|int|oint|lim|max|min|binom|bigcup|b
 _INVERSE = re.compile(r"(?<![A-Za-z\\])([fghFGH])\s*+\^\s*+\{\s*+-1\s*+\}(?=\s*+\()")
 # A letter with primes, which is a name of its own.
 _PRIME = re.compile(r"([A-Za-z]|\\[A-Za-z]++)\s*+((?:')++|\^\s*+\{?\s*+(?:\\prime\s*+)++\}?)")
-_POWER_OF_T = re.compile(
-    r"\^\s*+(?:T(?![A-Za-z])|\{\s*+T\s*+\})"
-)  # a transpose to the grammar, which drops it from a letter
+# A transpose to the grammar, which drops it from a letter.
+_POWER_OF_T = re.compile(r"\^\s*+(?:T(?![A-Za-z])|\{\s*+T\s*+\})")
 _LETTER = re.compile(r"\\[A-Za-z]++(?:\{[^{}]*+\})?|(?P<letter>[EI])|(?P<differential>d)")
 # An angle in degrees, which the grammar would take for radians.
 _DEGREES = re.compile(r"(\d++(?:\.\d++)?|(?<![\\A-Za-z])[A-Za-z]|\\[A-Za-z]++|\([^()]*+\))\s*+\\deg(?![A-Za-z])")
@@ -172,16 +140,15 @@ _CIS = re.compile(
 )
 # Letters before a bracket that are factors; f, g, h and the like are functions.
 _FACTOR = re.compile(r"(?<![A-Za-z\\])([abcikmnrstxyz])\s*+(?=\()")
-_JUXTAPOSED = re.compile(
-    r"(\)|(?<![\^_\d.{])\d++)\s*+(?=\()|(\))\s*+(?=\\(?:sin|cos|tan|log|ln|exp)\b)"
-)  # the grammar adds: `(2)(3)` is 5 to it
+# The grammar adds: `(2)(3)` is 5 to it.
+_JUXTAPOSED = re.compile(r"(\)|(?<![\^_\d.{])\d++)\s*+(?=\()|(\))\s*+(?=\\(?:sin|cos|tan|log|ln|exp)\b)")
 # A name of several upright letters.
 _UPRIGHT = re.compile(r"\\text\{\s*+([^{}]*?)\s*+\}")
 # Unit vectors.
 _HATS = re.compile(r"\\hat\{([ijk])\}")
 # Notation that the grammar would read as something else.
 _UNREADABLE = re.compile(
-    r"!!|\d\s*+'|\d\s++\d|\\[pb]?mod(?![a-z])|\\ldots|\\(?:text|mathit)\{\s*\}|\\text\{[^{}]*\b(?:or|and|not|otherwise|if)\b|[?@#`\"]"
+    r"!!|\d\s*+'|\d\s++\d|\.\d++\.|\\[pb]?mod(?![a-z])|\\ldots|\\(?:text|mathit)\{\s*\}|\\text\{[^{}]*\b(?:or|and|not|otherwise|if)\b|[?@#`\"]"
     r"|\\(?:vec|overrightarrow)\s*+\{[^{}]*\}\s*+\\times"  # a cross product, which the grammar multiplies
 )
 # Derivatives, integrals, sums, products and limits.
@@ -266,3 +233,44 @@ def _settled(parsed: Any, text: str) -> Any:
     if sympy.expand(rest) != 0:
         return vector
     return sympy.ImmutableMatrix(components if units[2] is not None else components[:2])
+
+
+# Letters for a constant of integration by that of the gold; two lower letters may be different parameters.
+_CONSTANTS = {"C": "cKk", "c": "C", "K": "C"}
+
+
+def with_same_letters(answer: Any, gold: Any) -> tuple[Any, Any]:
+    """An answer and a gold in which letters that mean the same are the same.
+
+    >>> x, c, constant = sympy.symbols("x c C")
+    >>> with_same_letters(x**2 + c, x**2 + constant), with_same_letters(c * x, constant * x)
+    ((C + x**2, C + x**2), (c*x, C*x))
+    """
+    values = []
+    for value in (answer, gold):
+        # A symbol for each dy/dx, which sympy would evaluate to 0, as if y were a constant.
+        derivatives = value.atoms(sympy.Derivative)
+        rates = [part for part in derivatives if part.expr.is_Symbol and part.expr not in part.variables]
+        values.append(value.xreplace({rate: sympy.Symbol(str(rate)) for rate in rates}))
+    # The engineers' `j` is the imaginary unit where only the other side has that unit, and no `j`.
+    has_unit = [value.has(sympy.I) for value in values]
+    if has_unit[0] != has_unit[1]:
+        side = has_unit.index(False)
+        named = [[symbol for symbol in value.free_symbols if symbol.name == "j"] for value in values]
+        if not named[1 - side]:
+            values[side] = values[side].xreplace(dict.fromkeys(named[side], sympy.I))
+    answer, gold = values
+    # The gold's letters for constants of integration: `+ c` or `+ K` for `+ C`, `c_1` for `C_1`.
+    names = {symbol: symbol.name for symbol in answer.free_symbols - gold.free_symbols}
+    renamed = {}
+    for constant in gold.free_symbols - answer.free_symbols:
+        if indexed := re.search(r"\b([Cc])(sub\d)", constant.name):
+            other = constant.name.replace(indexed[0], indexed[1].swapcase() + indexed[2])
+            others = [symbol for symbol, name in names.items() if name == other]
+        elif (letters := _CONSTANTS.get(constant.name)) and constant in sympy.Add.make_args(gold):
+            terms = sympy.Add.make_args(answer)
+            others = [symbol for symbol, name in names.items() if name in letters and symbol in terms]
+        else:
+            continue
+        renamed |= dict.fromkeys(others[:1], constant)
+    return answer.xreplace(renamed), gold

@@ -33,8 +33,7 @@ from typing import Literal, Self, get_args
 
 from leadspan.answers.boxes import bare_gold, committed_boxes, last_boxed, text_after_thinking, thinks_to_the_end
 from leadspan.answers.equality import Outcome, can_read, decide, decide_text
-from leadspan.answers.literals import compare_literals
-from leadspan.answers.verifiers import verified
+from leadspan.answers.verifiers import compare_literals, verified
 from leadspan.errors import DataError, EvaluationError
 
 logger = logging.getLogger(__name__)
@@ -56,26 +55,19 @@ _REPLIES: Mapping[bytes, Outcome] = {outcome.encode() + b"\n": outcome for outco
 class GradeItem:
     """One generated text and its right answer."""
 
-    text: str
-    """The generation as decoded, think tags included, end-of-turn token left out."""
-    gold: str
-    """The right answer: a number, LaTeX or words."""
-    finished: bool
-    """Whether it ended with an end-of-turn token and closed its thinking, whoever opened that."""
-    choices: tuple[str, ...] = ()
-    """What the choices say, `A` first, where the gold is a letter."""
+    text: str  # the generation as decoded, think tags included, end-of-turn token left out
+    gold: str  # the right answer: a number, LaTeX or words
+    finished: bool  # whether it ended with an end-of-turn token and closed its thinking, whoever opened that
+    choices: tuple[str, ...] = ()  # what the choices say, `A` first, where the gold is a letter
 
 
 @dataclass(frozen=True)
 class Verdict:
     """The outcome of one item under the two scores."""
 
-    strict: Outcome
-    """Of the answer a finished text commits itself to."""
-    flexible: Outcome
-    """Of any answer that can be found."""
-    extracted: str | None
-    """The answer behind the strict outcome, as written."""
+    strict: Outcome  # of the answer a finished text commits itself to
+    flexible: Outcome  # of any answer that can be found
+    extracted: str | None  # the answer behind the strict outcome, as written
 
 
 def serve(item_seconds: float, memory_bytes: int) -> None:
@@ -107,17 +99,17 @@ def serve(item_seconds: float, memory_bytes: int) -> None:
         replies.write(outcome.encode() + b"\n")
 
 
+@dataclass(eq=False)
 class Worker:
     """One worker process, started by its first question and again after it was stopped."""
 
-    def __init__(self, item_seconds: float, memory_bytes: int) -> None:
-        self._limits = (item_seconds, memory_bytes)
-        self._process: subprocess.Popen[bytes] | None = None
+    limits: tuple[float, int]  # processor time of a question in seconds, and bytes of memory
+    _process: subprocess.Popen[bytes] | None = None
 
     def ask(self, question: Question) -> Outcome:
         """The outcome of a question, `timeout` where the worker overran or died over it."""
         if self._process is None:
-            command = f"from leadspan.answers.grading import serve; serve{self._limits}"
+            command = f"from leadspan.answers.grading import serve; serve{self.limits}"
             self._process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-c", command],
                 stdin=subprocess.PIPE,
@@ -127,10 +119,10 @@ class Worker:
             if self._exchange(b"", START_SECONDS) != b"ready\n":
                 self.stop()
                 raise EvaluationError(
-                    f"math grading: no worker was ready within {START_SECONDS:g} s and {self._limits[1]} bytes "
+                    f"math grading: no worker was ready within {START_SECONDS:g} s and {self.limits[1]} bytes "
                     f"of memory; `{sys.executable} -c 'import math_verify'` must run within both"
                 )
-        wall_seconds = WALL_FACTOR * self._limits[0] + WALL_SECONDS
+        wall_seconds = WALL_FACTOR * self.limits[0] + WALL_SECONDS
         reply = self._exchange(json.dumps(question).encode() + b"\n", wall_seconds)
         outcome = _REPLIES.get(reply, "timeout")
         if outcome == "timeout":
@@ -159,7 +151,8 @@ class Worker:
 class MathGrader:
     """A pool of Math-Verify workers, started when first needed and ended with the `with` block.
 
-    May be used from any thread.
+    May be used from any thread. To grade raises an `EvaluationError` where a worker cannot start, and outside the
+    `with` block.
     """
 
     def __init__(
@@ -180,7 +173,7 @@ class MathGrader:
         """
         num_workers = num_workers or min(8, os.cpu_count() or 1)
         self._deadline = deadline
-        self._workers = [Worker(item_seconds, memory_bytes) for _ in range(num_workers)]
+        self._workers = [Worker((item_seconds, memory_bytes)) for _ in range(num_workers)]
         # Last in, first out: a few questions keep a few workers busy, and start no more.
         self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
         for worker in self._workers:
@@ -206,7 +199,6 @@ class MathGrader:
 
         Raises:
             DataError: A gold is empty; nothing has been graded.
-            EvaluationError: A worker cannot start, or the grader is used outside its `with` block.
         """
         golds = [_checked_gold(item, f"item {position}") for position, item in enumerate(items)]
         texts = [text_after_thinking(item.text) for item in items]
@@ -215,50 +207,42 @@ class MathGrader:
             (committed_boxes(text) or "").strip() if item.finished and not thinks_to_the_end(item.text) else ""
             for item, text in zip(items, texts, strict=True)
         ]
-        committed: list[Question] = [("answer", box, gold) for box, gold in zip(boxes, golds, strict=True)]
-        stated: list[Question] = [("text", text, gold) for text, gold in zip(texts, golds, strict=True)]
-        strict = self._decide_all(committed, [None if box else "no_answer" for box in boxes])
+        strict = self._decide_all(
+            [("answer", box, gold) if box else "no_answer" for box, gold in zip(boxes, golds, strict=True)]
+        )
         # What is right by the strict score is right by the flexible one.
-        flexible = self._decide_all(stated, ["right" if outcome == "right" else None for outcome in strict])
+        stated = zip(strict, texts, golds, strict=True)
+        flexible = self._decide_all(
+            ["right" if outcome == "right" else ("text", text, gold) for outcome, text, gold in stated]
+        )
         return [Verdict(s, f, box or None) for s, f, box in zip(strict, flexible, boxes, strict=True)]
 
     def grade_by_verifier(self, items: Sequence[GradeItem]) -> list[Verdict]:
         """Grade by the verifiers of the data sets that generated the problems; the gold of an item is its entry.
 
         The answer is the last box after the thinking, or all of that text where there is no box.
-
-        Raises:
-            EvaluationError: A worker cannot start, or the grader is used outside its `with` block.
         """
         answers = [_last_box_or_all(item).strip() for item in items]
-        questions: list[Question] = [("entry", answer, item.gold) for answer, item in zip(answers, items, strict=True)]
-        outcomes = self._decide_all(questions, [None if answer else "no_answer" for answer in answers])
+        outcomes = self._decide_all(
+            [
+                ("entry", answer, item.gold) if answer else "no_answer"
+                for answer, item in zip(answers, items, strict=True)
+            ]
+        )
         return [_verdict(*row) for row in zip(items, outcomes, answers, strict=True)]
 
     def grade_answers(self, answers: Sequence[str], golds: Sequence[str]) -> list[Outcome]:
-        r"""Compare answers, each as if it were the content of a `\boxed{}`, with their golds.
-
-        Raises:
-            EvaluationError: A worker cannot start, or the grader is used outside its `with` block.
-        """
-        questions: list[Question] = [("answer", answer, gold) for answer, gold in zip(answers, golds, strict=True)]
-        return self._decide_all(questions)
+        r"""Compare answers, each as if it were the content of a `\boxed{}`, with their golds."""
+        return self._decide_all([("answer", answer, gold) for answer, gold in zip(answers, golds, strict=True)])
 
     def unreadable(self, golds: Sequence[str]) -> list[int]:
-        """Which golds can be compared with answers as text alone, since they cannot be read as maths or words.
+        """Which golds can be compared with answers as text alone, since they cannot be read as maths or words."""
+        outcomes = self._decide_all([("gold", "", bare_gold(gold)) for gold in golds])
+        return [i for i, outcome in enumerate(outcomes) if outcome != "right"]
 
-        Raises:
-            EvaluationError: A worker cannot start, or the grader is used outside its `with` block.
-        """
-        questions: list[Question] = [("gold", "", bare_gold(gold)) for gold in golds]
-        return [i for i, outcome in enumerate(self._decide_all(questions)) if outcome != "right"]
-
-    def _decide_all(
-        self, questions: Sequence[Question], decided: Sequence[Outcome | None] | None = None
-    ) -> list[Outcome]:
-        """The outcome of every question; those that are decided already are not asked. Calls take turns."""
-        decided = decided or [None] * len(questions)
-        unique = list(dict.fromkeys(q for q, outcome in zip(questions, decided, strict=True) if outcome is None))
+    def _decide_all(self, questions: Sequence[Question | Outcome]) -> list[Outcome]:
+        """The outcome of every question; what is decided already is not asked. Calls take turns."""
+        unique = list(dict.fromkeys(question for question in questions if not isinstance(question, str)))
 
         def decide_one(question: Question) -> Outcome:
             if time.monotonic() >= self._deadline:
@@ -278,7 +262,7 @@ class MathGrader:
         if num_given_up := outcomes.count("timeout"):
             logger.warning("%d of %d comparisons exceeded the limits and count as timeouts", num_given_up, len(unique))
         answers = dict(zip(unique, outcomes, strict=True))
-        return [outcome or answers[question] for question, outcome in zip(questions, decided, strict=True)]
+        return [question if isinstance(question, str) else answers[question] for question in questions]
 
 
 def exact_grade(item: GradeItem) -> Verdict:

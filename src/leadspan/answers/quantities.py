@@ -11,7 +11,7 @@ from sympy.physics import units as sympy_units
 from sympy.physics.units import convert_to
 
 from leadspan.answers.formulas import Quantity, UnreadableError, read_formula
-from leadspan.answers.written_numbers import CARDINALS, LETTERS
+from leadspan.answers.spelling import CARDINALS, LETTERS
 
 # A factor of a unit: its name and its power, in words, digits or braces.
 _FACTOR = re.compile(
@@ -116,7 +116,7 @@ _TAIL = re.compile(
 _START = re.compile(rf"{_UNIT_WORD}|(?<=[\s\d])/(?=\s*+(?:\\text|[A-Za-z]{{2}}))|(?<=\s)\((?=\s*+{_WORD}{{2}})")
 # A number with one letter behind it: a multiple without a space, a unit with one.
 _LETTER_TAIL = re.compile(
-    rf"(?P<value>-?[\d.]++(?:\s*+\\times 10\^(?:\{{-?\d++\}}|\d))?|-?\\frac\{{\d++\}}\{{\d++\}})"
+    rf"(?P<value>-?\d++(?:\.\d++)?(?:\s*+\\times 10\^(?:\{{-?\d++\}}|\d))?|-?\\frac\{{\d++\}}\{{\d++\}})\.?"
     rf"(?:(?P<multiple>[kKMB])$|\s++(?P<unit>{_WORD}(?![A-Za-z])(?:\s*+(?:/|\\cdot)\s*+{_WORD}{{1,3}}(?![A-Za-z]))?{_EXPONENT})$)"
 )
 # Behind these an angle in degrees belongs to the argument.
@@ -200,7 +200,18 @@ def _with_unit(text: str) -> Quantity:
         if not value or not _TAIL.match(text, start.start()):
             continue
         words = re.sub(r"\\text\s*+\{([^{}]*+)\}", r" \1 ", tail)
-        if not _is_unit(words, tail, value, not text[start.start() - 1].isspace()):
+        changes_value = (
+            _CHANGES_VALUE.search(words)
+            or re.match(r"\s*+(?:squared|cubed)\b", words)
+            or ("\\deg" in tail and _FUNCTION.search(value))
+        )
+        # Words must be no letters of a product: with a space before them they are words, without one known units.
+        bare = re.findall(rf"(?<![\\A-Za-z]){_WORD}{{2,}}", re.sub(r"\\text\s*+\{[^{}]*+\}|\\deg", " ", tail))
+        if not text[start.start() - 1].isspace() and bare and tail.startswith(bare[0]):
+            is_unit = bare[0] in _GLUED or (len(bare[0]) > 3 and unit_of(bare[0]) is not None)
+        else:
+            is_unit = all(map(_is_word, bare))
+        if changes_value or not is_unit:
             raise UnreadableError(text)
         value = re.sub(r"\\cdot\s*+$|(?<=\d)\s++an?$", "", value)
         unit = unit_of(words.strip().removesuffix("."))
@@ -212,18 +223,6 @@ def _with_unit(text: str) -> Quantity:
 def _folded(words: str) -> str:
     """Words without case, marks and the ends of plurals."""
     return " ".join(word.removesuffix("s") for word in re.findall(rf"{_WORD}+", words.casefold()))
-
-
-def _is_unit(words: str, tail: str, value: str, is_glued: bool) -> bool:
-    """Whether words after a value do not change it, and are no letters of a product."""
-    if _CHANGES_VALUE.search(words) or re.match(r"\s*+(?:squared|cubed)\b", words):
-        return False
-    if "\\deg" in tail and _FUNCTION.search(value):
-        return False
-    bare = re.findall(rf"(?<![\\A-Za-z]){_WORD}{{2,}}", re.sub(r"\\text\s*+\{[^{}]*+\}|\\deg", " ", tail))
-    if is_glued and bare and tail.startswith(bare[0]):
-        return bare[0] in _GLUED or (len(bare[0]) > 3 and unit_of(bare[0]) is not None)
-    return all(map(_is_word, bare))
 
 
 def _is_word(word: str) -> bool:
@@ -245,5 +244,7 @@ def _compound(text: str) -> Quantity:
     values = [read_formula(part[1]) for part in matches]
     if any(ratio is None for ratio in ratios):
         raise UnreadableError(text)
-    total = sum(value * ratio for (value, _), ratio in zip(values, ratios, strict=True))
+    first, *further = (value * ratio for (value, _), ratio in zip(values, ratios, strict=True))
+    # The sign of -5 feet 6 inches holds for all of it.
+    total = sum(further, first) if first >= 0 else first - sum(map(abs, further))
     return Quantity(total, any(has_decimal for _, has_decimal in values), tuple(units))

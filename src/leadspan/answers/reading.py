@@ -1,6 +1,7 @@
 r"""Reads an answer as lists, equations, sets of numbers, inequalities and quantities, as a whole or not at all.
 
-A part of an answer is never taken for the whole: where text is left over, the answer cannot be read.
+A part of an answer is never taken for the whole: where text is left over, the answer cannot be read. The value of an
+answer is what stands before a condition, such as `where x > 0`.
 """
 
 import contextlib
@@ -12,7 +13,6 @@ from typing import Any
 
 import sympy
 
-from leadspan.answers.boxes import without_condition
 from leadspan.answers.formulas import (
     EQUALS,
     RATIOS,
@@ -64,6 +64,31 @@ _REAL = re.compile(r"[A-Za-z]\s*+\\in\s*+\\mathbb\{R\}")
 # Letters that stand for a number, and so name nothing.
 _VALUE_NAMES = re.compile(r"\\(?:pi|infty|emptyset|hbar)\b|e\b|i\b")
 _MATRIX = re.compile(r"\\begin\{[pbvB]?(?:matrix|array)\}")
+# Where a condition begins: a word for one, a congruence, a wide space, or a variable in a set of numbers.
+_CONDITION = re.compile(
+    r"\s*+,?\s*+(?:\\text\s*+\{[\s,(]*+(?:for|where|if|when|whenever|provided|with|such that|as long as)\b|"
+    r"(?<![A-Za-z\\])(?:for|where|if|when|provided|with)\s|\(?\s*\\pmod|\\quad|"
+    r"(?<![A-Za-z\\])(?<!\\\{)(?<!\\\{ )[A-Za-z]\s*+\\in\s*+\\mathbb)"
+)
+# A number that a variable must not be, behind a formula without a relation of its own.
+_EXCLUDED = re.compile(
+    r"(?:(?!\\(?:neq|[lg]e|in|mathbb|cup|infty|text)(?![a-z])|[<>]).)+?(?P<condition>\s*+[,(]\s*+\(?\s*+[A-Za-z]\s*+\\neq[^<>=\\]++)",
+    re.DOTALL,
+)
+# A further case behind the first condition.
+_CASES = re.compile(
+    r"(?:[,;]|\band\b|\\quad).*?\b(?:if|for|when|whenever)\b|\b(?:otherwise|else)\b"
+    r"|(?:[,;]\s*+|\\text\s*+\{\s*+)or\b(?!.*(?:[=<>]|\\(?:in|neq|[lg]e|equiv)(?![a-z])))",
+    re.DOTALL,
+)
+# Conditions that leave out most values of a variable: what holds under them is one case of several.
+_ONE_CASE = re.compile(
+    r"\b(?:even|odd|divisible|multiples?|only|non-?integers?)\b|\\equiv|\\mid\b|^(?!.*\bwhere\b).*\b(?:prime|composite|perfect)\b"
+)
+_ANY_INTEGER = re.compile(r"\bintegers?\b|\\mathbb\s*+\{?\s*+Z")
+_SOME_INTEGERS = re.compile(
+    r"positive|negative|non-?zero|odd|even|prime|divisible|multiple|between|from|[<>=+^*-]|\\(?:le|ge|neq|setminus)\b"
+)
 
 
 def readings(answer: str) -> list[Value]:
@@ -87,14 +112,44 @@ def readings(answer: str) -> list[Value]:
     return values
 
 
+def condition_of(answer: str) -> tuple[str, bool]:
+    r"""The condition after `where`, `for`, `if` and the like, without white space; whether it leaves one case only.
+
+    >>> condition_of(r"n^2 \text{ for even } n"), condition_of(r"10 \text{ when } x = 5")
+    (('forevenn', True), ('whenx=5', False))
+    """
+    text = respell(answer)
+    start = _condition_start(text)
+    if start is None:
+        return "", False
+    before, condition = text[:start], text[start:]
+    bare = re.sub(r"\s|\\text|[{}]", "", condition)
+    value = re.search(r"(?:for|if|when)\b[\s{}]*+([A-Za-z])[\s{}]*+=", condition)
+    is_one_value = value is not None and re.search(rf"(?<![A-Za-z\\]){value[1]}(?![A-Za-z])", before) is not None
+    if is_one_value or _ONE_CASE.search(condition):
+        return bare, True
+    any_integer = _ANY_INTEGER.search(condition) and not _SOME_INTEGERS.search(condition)
+    return "integer" if any_integer else bare, False
+
+
+def _condition_start(text: str) -> int | None:
+    """Where a condition begins, None where there is none."""
+    if match := _CONDITION.search(text):
+        return match.start()
+    excluded = _EXCLUDED.fullmatch(text)
+    return None if excluded is None else excluded.start("condition")
+
+
 def _read(text: str, depth: int = 0) -> Value:
-    text = (without_condition(text) or "") if depth == 0 else text
+    if depth == 0 and (start := _condition_start(text)):
+        # Where another one follows, the text before the first is one case of several, and no answer.
+        text = "" if _CASES.search(text[start:]) else text[:start].strip(" ,.;")
     # Eight levels of brackets are more than any answer has; beyond, recursion would be the only outcome.
     if depth > 8 or not text:
         raise UnreadableError(text)
     pieces, cuts = split(text, SEPARATORS)
-    if any(_is_inequality(part) for part in pieces):
-        return read_inequality(*_written_out(pieces, cuts))
+    if any(split(part, RELATIONS)[1] for part in pieces):
+        return read_inequality(pieces, cuts)
     if len(pieces) == 1:
         return _item(text, depth)
     # A quantity in two units may contain a separator: 2 hours and 30 minutes.
@@ -104,24 +159,6 @@ def _read(text: str, depth: int = 0) -> Value:
             if len(quantity.units) > 1:
                 return quantity
     return Listing(_items(pieces, cuts, depth), "")
-
-
-def _written_out(pieces: list[str], cuts: list[str]) -> tuple[list[str], list[str]]:
-    r"""Inequalities with the left side of each: `x \neq 1, 2` is two. That a variable is real says nothing."""
-    whole, between, left = list[str](), list[str](), ""
-    for part, cut in zip(pieces, ["", *cuts], strict=True):
-        if _REAL.fullmatch(part):
-            continue
-        sides, operators = split(part, RELATIONS)
-        is_bare = left and not operators and len(split(part, EQUALS)[0]) == 1
-        left = sides[0] if operators == ["\\neq"] else left if is_bare else ""
-        between += [cut] if whole else []
-        whole.append(f"{left}\\neq {part}" if is_bare and part else part)
-    return whole, between
-
-
-def _is_inequality(text: str) -> bool:
-    return len(split(text, RELATIONS)[0]) > 1
 
 
 def _items(pieces: list[str], cuts: list[str], depth: int) -> tuple[Value, ...]:
@@ -139,12 +176,9 @@ def _items(pieces: list[str], cuts: list[str], depth: int) -> tuple[Value, ...]:
         # Only between two separators: `3, and 4` has two, and commas may surround an ellipsis.
         elif not 0 < i < len(cuts) or all(cut[0] in ",;" for cut in cuts[i - 1 : i + 1]):
             raise UnreadableError(", ".join(pieces))
-    if ellipsis_at is not None:
-        return _continued(items, ellipsis_at)
-    return tuple(items)
-
-
-def _continued(items: list[Value], at: int) -> tuple[Value, ...]:
+    if ellipsis_at is None:
+        return tuple(items)
+    at = ellipsis_at
     numbers = [item.value for item in items if isinstance(item, Quantity) and not item.units and item.value.is_Integer]
     if len(numbers) != len(items) or at < 2 or at >= len(items):
         raise UnreadableError("...")
@@ -169,7 +203,7 @@ def _item(text: str, depth: int) -> Value:
         return Equation(re.sub(r"[\s{}]|\\text|\\mathrm", "", name), left, right)
     brackets = enclosed(text)
     builder = _RADIX.fullmatch(text) if brackets else None
-    if builder and _is_inequality(builder["condition"]):
+    if builder and split(builder["condition"], RELATIONS)[1]:
         return _read(builder["condition"], depth + 1)
     if any(command in text for command in ("\\cup", "\\cap", "\\setminus", "\\mathbb", "\\emptyset")):
         return read_set(text)
@@ -179,7 +213,12 @@ def _item(text: str, depth: int) -> Value:
         return _as_value(Quantity(*read_formula(text)))  # a determinant is a number
     terms, _ = split(text, RATIOS)
     if len(terms) > 2:
-        return _ratio(text, [_read(term, depth + 1) for term in terms])
+        # Each over the first, so that `1:2:3` is `2:4:6`.
+        ratio = [_read(term, depth + 1) for term in terms]
+        values = [term.value for term in ratio if isinstance(term, Quantity) and not term.units]
+        if len(values) != len(terms) or values[0] == 0:
+            raise UnreadableError(text)
+        return Listing(tuple(Quantity(value / values[0]) for value in values), ":")
     signs = re.findall(r"\\pm|\\mp", text)
     if len(signs) > 2:
         raise UnreadableError(text)
@@ -187,14 +226,6 @@ def _item(text: str, depth: int) -> Value:
         upper, lower = text.replace("\\pm", "+").replace("\\mp", "-"), text.replace("\\pm", "-").replace("\\mp", "+")
         return Listing((_read(upper.lstrip("+ "), depth + 1), _read(lower, depth + 1)), "")
     return _as_value(read_quantity(text))
-
-
-def _ratio(text: str, terms: list[Value]) -> Value:
-    """A ratio of several terms, each over the first, so that `1:2:3` is `2:4:6`."""
-    values = [term.value for term in terms if isinstance(term, Quantity) and not term.units]
-    if len(values) != len(terms) or values[0] == 0:
-        raise UnreadableError(text)
-    return Listing(tuple(Quantity(value / values[0]) for value in values), ":")
 
 
 def _bracketed(text: str, opening: str, inside: str, closing: str, depth: int) -> Value:
@@ -238,26 +269,28 @@ def read_set(text: str) -> Region:
 
 
 def read_inequality(pieces: list[str], cuts: list[str]) -> Value:
-    """Inequalities that hold together, or of which one holds.
+    r"""Inequalities that hold together, or of which one holds, from what stands between the cuts.
 
-    Behind a comma they hold together, unless no number meets all of them: then one of them is meant.
-
-    Args:
-        pieces: The inequalities, chains such as `1 < x < 2` among them; equations too.
-        cuts: What stands between them.
+    Pieces are also chains such as `1 < x < 2`, equations, and further values: `x \neq 1, 2` is two inequalities. Behind
+    a comma they hold together, unless no number meets all of them: then one of them is meant.
 
     Raises:
         UnreadableError: One of them is none.
     """
-    if not all(pieces):
-        raise UnreadableError(", ".join(pieces))
     # Of each inequality its relations: left side, operator, right side.
     chains: list[list[tuple[Any, str, Any]]] = []
-    for part in pieces:
+    between, left = list[str](), ""
+    for part, cut in zip(pieces, ["", *cuts], strict=True):
+        if _REAL.fullmatch(part):  # that a variable is real says nothing
+            continue
+        between += [cut] if chains else []
         sides, operators = split(part, RELATIONS)
-        if not operators:
-            sides, operators = split(part, EQUALS)
-            operators = ["=="] * len(operators) if all(operator == "=" for operator in operators) else []
+        equal_sides, equals = split(part, EQUALS)
+        if left and part and not operators and not equals:
+            sides, operators = [left, part], ["\\neq"]
+        left = sides[0] if operators == ["\\neq"] else ""
+        if not operators and all(operator == "=" for operator in equals):
+            sides, operators = equal_sides, ["=="] * len(equals)
         values = [read_formula(side)[0] for side in sides] if operators and all(sides) else []
         if not values or not all(isinstance(value, sympy.Expr) for value in values):
             raise UnreadableError(part)
@@ -265,7 +298,7 @@ def read_inequality(pieces: list[str], cuts: list[str]) -> Value:
         chains.append(list(zip(values, kinds, values[1:], strict=False)))
     names = {symbol for chain in chains for left, _, right in chain for symbol in (left - right).free_symbols}
     if len(names) != 1:
-        if len(chains) > 1 and any("or" in cut for cut in cuts):
+        if len(chains) > 1 and any("or" in cut for cut in between):
             raise UnreadableError(", ".join(pieces))
         # One direction for all: `a > b` as `b - a < 0`.
         return Inequality(
@@ -281,7 +314,7 @@ def read_inequality(pieces: list[str], cuts: list[str]) -> Value:
         solved = (_solution(kinds[operator](left, right)) for left, operator, right in chain)
         regions.append(functools.reduce(and_, solved, sympy.S.Reals))
     solutions = regions[0]
-    for region, cut in zip(regions[1:], cuts, strict=True):
+    for region, cut in zip(regions[1:], between, strict=True):
         both = solutions & region
         solutions = solutions | region if "or" in cut or ("and" not in cut and both.is_empty) else both
     return Region(solutions, symbol.name)

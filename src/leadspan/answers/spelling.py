@@ -1,4 +1,4 @@
-r"""Answers in one spelling: Unicode characters as LaTeX, formatting commands dropped, then a table of rules.
+r"""Answers in one spelling: LaTeX without its formatting (`latex`), then a table of rules; numbers in words among them.
 
 Each rule of the table has its source and an example, which a test checks. Rules are applied in the order of the table.
 Sources: Math-Verify 0.9 and its issues (`MV`), the golds of MATH, OlympiadBench and Minerva, reports to other graders,
@@ -6,145 +6,96 @@ and answers of models to these benchmarks (`answers`).
 """
 
 import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 
-from leadspan.answers.written_numbers import (
-    BASES,
-    MULTIPLES,
-    WORDS,
-    amount,
-    continued,
-    in_digits,
-    mixed,
-    repeated,
-    written_out,
+from leadspan.answers.latex import in_latex, unwrap_commands
+
+SMALL_NUMBERS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+)  # fmt: skip
+CARDINALS = {
+    **{word: number for number, word in enumerate(SMALL_NUMBERS)},
+    "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16, "seventeen": 17, "eighteen": 18, "nineteen": 19,
+    "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
+}  # fmt: skip
+"""Numbers of one word."""
+MULTIPLES = {"dozen": "12", "hundred": "1e2", "thousand": "1e3", "million": "1e6", "billion": "1e9", "trillion": "1e12"}
+LETTERS = {"k": 1000, "K": 1000, "M": 10**6, "B": 10**9}
+"""Multiples by the letters for them."""
+BASES = {word: base for base, word in enumerate(SMALL_NUMBERS) if base > 1} | {"sixteen": 16}
+"""Bases by the words for them."""
+_PARTS = {
+    "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
+    "ninth": 9, "tenth": 10, "hundredth": 100,
+}  # fmt: skip
+_SMALL = "|".join(SMALL_NUMBERS[1:])
+# `third` alone is an ordinal, and not a part.
+WORDS = (
+    rf"^(?:\\text\{{ ?)?(?i:(?:(?P<tens>[a-z]+ty)[- ])?(?P<ones>{'|'.join(CARDINALS)})"
+    rf"|(?P<half>half)|(?P<count>an?|{_SMALL})[- ](?P<part>{'|'.join(_PARTS)})s?)(?: ?\}})?$"
 )
-
-_GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi "
-    "pi rho sigma tau upsilon phi chi psi omega"
-)
-COMMANDS = {
-    **dict(zip("αβγδεζηθικλμνξπρστυφχψω", _GREEK.split(), strict=True)),
-    **{"Γ": "Gamma", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda", "Ξ": "Xi", "Π": "Pi", "Σ": "Sigma", "Φ": "Phi"},
-    **{"Ψ": "Psi", "Ω": "Omega", "ϕ": "varphi", "ϵ": "epsilon", "ℏ": "hbar"},
-    **{"∞": "infty", "∪": "cup", "∩": "cap", "≤": "le", "⩽": "le", "≥": "ge", "⩾": "ge", "≠": "neq", "∈": "in"},
-    **{"±": "pm", "∓": "mp", "×": "times", "·": "cdot", "⋅": "cdot", "∙": "cdot", "≈": "approx", "∅": "emptyset"},
-    **{"⌀": "emptyset", "…": "ldots", "⋯": "ldots", "∖": "setminus", "ℝ": "mathbb{R}", "∨": "lor", "∧": "land"},
-    **{"⌊": "lfloor", "⌋": "rfloor", "⌈": "lceil", "⌉": "rceil", "⟨": "langle", "⟩": "rangle", "∠": "angle"},
-}
-"""Characters and the LaTeX commands for them."""
-_PLAIN = {
-    **{"。": ".", "、": ",", "\u066b": ".", "\u066c": ",", "\u066a": "%"},  # of Chinese and Arabic
-    **{"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "‒": "-", "﹣": "-"},
-    **{"÷": "/", "∕": "/", "⁄": "/", "′": "'", "’": "'", "‘": "'", "″": "''", "“": '"', "”": '"', "∣": "|"},
-    **{"\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2007": " ", "\u2002": " ", "\u2003": " ", "\u3000": " "},
-    **{"\u200b": "", "\ufeff": "", "\u2061": "", "\u2062": "", "℃": "°C", "℉": "°F", "º": "°", "˚": "°"},
-}
-_TABLE = str.maketrans(_PLAIN | {char: f"\\{command} " for char, command in COMMANDS.items()})
-_SCRIPTS = tuple(
-    (mark, str.maketrans(letters, plain), re.compile(f"[{re.escape(letters)}]+"))
-    for mark, letters, plain in (("^", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni"), ("_", "₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-"))
-)
-# A root sign with its argument in brackets, in braces, or of one number or letter.
-_ROOT = re.compile(r"√\s*+(?:\(([^()]*+)\)|\{([^{}]*+)\}|(\d++(?:\.\d++)?|[A-Za-z]|\\[A-Za-z]++))")
-# Characters that are fractions, such as one half.
-_SLASH = re.compile("(.*)\u2044(.*)")
-_VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215f\u2189]")
-# Full-width characters and mathematical alphabets.
-_DIGIT = re.compile(r"(?![0-9])\d")  # of other scripts
-_COMPATIBLE = re.compile("[\uff01-\uff5e\U0001d400-\U0001d7ff]")
+"""A text that is a number from zero to ninety-nine in words, or a part such as `two thirds`."""
 
 
-def in_latex(text: str) -> str:
-    r"""A text with the characters of Unicode spelt as LaTeX commands, roots and scripts included.
-
-    >>> in_latex("√(5) π"), in_latex("2½"), in_latex("x²")
-    ('\\sqrt{5} \\pi ', '2\\frac{1}{2}', 'x^2')
-    """
-    if text.isascii():
-        return text
-    text = _COMPATIBLE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
-    # NFKC spells one half as a 1, a fraction slash and a 2.
-    text = _VULGAR.sub(lambda m: _SLASH.sub(r"\\frac{\1}{\2}", unicodedata.normalize("NFKC", m[0])), text)
-    text = _DIGIT.sub(lambda match: str(unicodedata.digit(match[0])), text.translate(_TABLE))
-    for mark, table, pattern in _SCRIPTS:
-        # One character needs no braces.
-        text = pattern.sub(
-            lambda m, mark=mark, table=table: mark + (t if len(t := m[0].translate(table)) == 1 else f"{{{t}}}"), text
-        )
-    return _ROOT.sub(lambda match: f"\\sqrt{{{next(group for group in match.groups() if group is not None)}}}", text)
+def in_digits(match: re.Match[str]) -> str:
+    """The number that a match of `WORDS` says; the text itself where it says none, as `twenty twelve`."""
+    if match["half"]:
+        return r"\frac{1}{2}"
+    if match["part"]:
+        return f"\\frac{{{CARDINALS.get(match['count'].lower(), 1)}}}{{{_PARTS[match['part'].lower()]}}}"
+    tens, ones = CARDINALS.get((match["tens"] or "zero").lower(), 0), CARDINALS[match["ones"].lower()]
+    return match[0] if match["tens"] and not (tens and 0 < ones < 10) else str(tens + ones)
 
 
-# Commands that set words upright.
-_TEXT = "text|textrm|textnormal|textup|mbox|mathrm|operatorname|textsf|texttt|hbox|rm"
-# Commands that change only how their argument looks.
-_FONT = (
-    "textbf|textit|mathbf|mathbb|boldsymbol|bm|mathsf|mathtt|mathit|mathnormal|underline|emph|fbox|boxed|mathop|"
-    "ensuremath|underbrace|overbrace|bf|it|pmb|bold|cancel|framebox|Large|large|small|mathcal"
-)
-_COMMAND = re.compile(
-    rf"\\(?:(?P<text>{_TEXT})|(?P<font>{_FONT})|(?P<coloured>textcolor|colorbox)|(?P<colour>color))\*?\s*+\{{"
-)
-_NEXT_ARGUMENT = re.compile(r"\s*+\{")
-_TWO_LETTERS = re.compile(r"[A-Za-z]{2}")
-# The argument of a unit vector.
-_VECTORS = re.compile(r"\s*+(?:\\?[ijk](?:math)?)\s*+\}")
-# The argument of a set of numbers.
-_SETS = re.compile(r"\s*+[A-Z]\s*+\}")
-_NUMERIC = re.compile(r"[-+\s\d.,/:%()]+")
+def amount(match: re.Match[str]) -> str:
+    """An amount of money with the letter of a multiple, such as 1.2M, in full."""
+    number = Decimal(match[2]) * LETTERS[match[3]]
+    return f"{number.normalize():f}\\text{{ {match[1]}}}"
 
 
-def unwrap_commands(text: str) -> str:
-    r"""The text without formatting commands, and with `\text{}` for every command that sets words upright.
-
-    The hats and bold letters of unit vectors, and the letters of sets of numbers, stay.
-
-    >>> unwrap_commands(r"\boldsymbol{\frac{1}{2}}"), unwrap_commands(r"\textcolor{blue}{13}\mathrm{ cm}")
-    ('\\frac{1}{2}', '13\\text{ cm}')
-    """
-    closing = _closing_braces(text)
-    dropped: list[tuple[int, int, str]] = []
-    at = 0
-    while command := _COMMAND.search(text, at):
-        at = command.end()
-        end = closing.get(at - 1)
-        if end is None:
-            continue
-        # What stands instead of the command, its closing brace kept or dropped.
-        instead: str | None = None
-        if command["coloured"]:
-            again = _NEXT_ARGUMENT.match(text, end + 1)
-            at, end = (again.end(), closing.get(again.end() - 1)) if again else (at, None)
-            dropped += [] if end is None else [(command.start(), at, ""), (end, end + 1, "")]
-        elif command["colour"]:
-            dropped.append((command.start(), end + 1, " "))
-        elif command["text"]:
-            instead = "" if _NUMERIC.fullmatch(text, at, end) else "\\text{"
-        elif not (_VECTORS if command["font"] != "mathbb" else _SETS).match(text, at):
-            is_words = command["font"] in ("textbf", "textit", "emph") and _TWO_LETTERS.search(text, at, end)
-            instead = "\\text{" if is_words else ""
-        if instead is not None and end is not None:
-            dropped += [(command.start(), at, instead), *([] if instead else [(end, end + 1, "")])]
-    pieces, at = [], 0
-    for start, end, instead in sorted(dropped):
-        if start >= at:
-            pieces += [text[at:start], instead]
-            at = end
-    return "".join([*pieces, text[at:]])
+def written_out(match: re.Match[str]) -> str:
+    """Digits and a multiple behind them, such as `5 million`, as one number."""
+    integer, decimals, text, word, text_ends = match.groups()
+    number = Decimal(re.sub(r"[{},]", "", integer) + (decimals or "")) * Decimal(MULTIPLES[word.lower()])
+    return f"{number:f}{'' if text_ends else text or ''}"
 
 
-def _closing_braces(text: str) -> dict[int, int]:
-    """Position of the closing brace by that of the opening one; escaped braces do not count."""
-    opened, closing = list[int](), dict[int, int]()
-    for mark in re.finditer(r"\\.|[{}]", text, re.DOTALL):
-        if mark[0] == "{":
-            opened.append(mark.start())
-        elif mark[0] == "}" and opened:
-            closing[opened.pop()] = mark.start()
-    return closing
+def _fraction(integer: str, fixed: str, period: str) -> str:
+    value = Fraction(int(integer + fixed), 10 ** len(fixed))
+    value += Fraction(int(period), 10 ** len(fixed) * (10 ** len(period) - 1))
+    return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
+def repeated(match: re.Match[str]) -> str:
+    r"""The fraction of a repeating decimal: 0.1\overline{6} or 0.1(6) is 1/6."""
+    period = match["period"] or match["bracketed"]
+    if not period:  # 0.\dot{1}4285\dot{7}
+        period = f"{match['first']}{match['between']}{match['last']}" if match["last"] else match["first"]
+    return _fraction(match["whole"], match["fixed"], period)
+
+
+def continued(match: re.Match[str]) -> str:
+    """The fraction of a decimal that goes on: `0.333...` repeats the shortest period its last digits show twice."""
+    decimals = match["decimals"]
+    for length in range(1, len(decimals) // 2 + 1):
+        period = decimals[-length:]
+        if decimals.endswith(period * (3 if length == 1 else 2)):
+            start = len(decimals) - length
+            while start >= length and decimals[start - length : start] == period:
+                start -= length
+            return _fraction(match["whole"], decimals[:start], period)
+    return match[0]
+
+
+def mixed(match: re.Match[str]) -> str:
+    """A whole number and a fraction behind it as their sum; the text itself where the fraction is not below 1."""
+    integer, above, below = match["whole"], match["above"], match["below"]
+    if int(above) >= int(below) and int(above):
+        return match[0]
+    return f"({integer}+\\frac{{{above}}}{{{below}}})"
 
 
 _ORDINAL_END = r"(?:st|nd|rd|th)"

@@ -11,7 +11,8 @@ from statistics import fmean
 import numpy as np
 
 from leadspan.answers.boxes import last_boxed
-from leadspan.answers.numbers import as_number, literal, numbers
+from leadspan.answers.latex import literal
+from leadspan.answers.numbers import as_number, numbers
 from leadspan.audit import overlap
 from leadspan.audit.findings import MOST_EXAMPLES, AuditResult, Distribution, Entailment, PolicyLoss, Repetition
 from leadspan.audit.first_answers import BATCH, Answered, Located, Locator, distribution, question_of, settle, summarise
@@ -27,8 +28,7 @@ from leadspan.models.reading import load_tokenizer
 from leadspan.processes import in_batches
 from leadspan.status import Progress, report_status
 from leadspan.traces.read import read_traces
-from leadspan.traces.records import Refusal, RefusalCounter, Trace
-from leadspan.traces.turns import UNCLOSED
+from leadspan.traces.records import UNCLOSED, Refusal, RefusalCounter, Trace
 
 
 @dataclass(frozen=True, slots=True)

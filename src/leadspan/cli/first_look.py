@@ -31,8 +31,8 @@ from leadspan.recipe import Recipe
 from leadspan.tables import Block, percent
 from leadspan.traces.files import Record
 from leadspan.traces.formats import Layout as TraceLayout
-from leadspan.traces.formats import parse
-from leadspan.traces.read import detect, read_records
+from leadspan.traces.formats import detect, parse
+from leadspan.traces.read import read_records
 from leadspan.traces.records import Refusal, RefusalCounter, Trace
 from leadspan.traces.settings import TraceSource
 from leadspan.yaml_text import parse_yaml

@@ -7,7 +7,7 @@ same scores give the same interval. An interval from one run covers problems and
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import ceil, hypot
+from math import ceil, hypot, inf
 from statistics import NormalDist
 
 import numpy as np
@@ -62,6 +62,8 @@ narrow."""
 DRAWS_BEYOND = 16
 """Fewest resamples beyond an end of the strictest of several intervals: fewer would leave that end too uncertain."""
 
+# Draws that are equal on paper differ by about 1e-16.
+_ROUNDING = 1e-9
 _BOOTSTRAP = "percentile bootstrap over problems, samples within"
 _PAIRED = f"paired {_BOOTSTRAP}"
 _WILSON = "Wilson score over problems, as all scores are equal"
@@ -130,7 +132,7 @@ def bootstrap_share(hits: Sequence[float], trials: Sequence[float], bootstrap: B
     value = float(num_hits.sum() / num_trials.sum())
     # Problems are the independent trials; samples of one problem are not.
     rare = wilson(value, int(np.count_nonzero(num_trials)), bootstrap.level)
-    if not _has_spread(shares):
+    if np.ptp(shares) <= _ROUNDING:
         return rare
     interval = _percentile(value, shares, bootstrap.level, "percentile bootstrap over problems")
     return _widened(interval, rare) if _is_rare(num_hits) or _is_rare(num_trials - num_hits) else interval
@@ -163,8 +165,8 @@ def retention(policy_scores: Runs, full_scores: Runs, bootstrap: Bootstrap = USU
 
 def resampled_retention(policy: Model, full: Model, level: float, base: Model | None = None) -> Retention:
     """`retention`, or with a base `base_normalised_retention`, of models that are resampled on the same problems."""
-    below = _mean_interval(full, level) if base is None else _difference_interval(full, base, level)
-    difference = _difference_interval(policy, full, level)
+    below = _mean_interval(full, level) if base is None else _paired_interval(full, base, level)
+    difference = _paired_interval(policy, full, level)
     # Not the value: an accuracy or a gain that may be near zero gives a ratio that may be anything.
     if below.low <= NEAR_ZERO:
         quantity = "accuracy" if base is None else "gain over the base"
@@ -176,9 +178,8 @@ def resampled_retention(policy: Model, full: Model, level: float, base: Model | 
     base_mean, base_draws = (0.0, 0.0) if base is None else (base.mean, base.draws)
     # Draws of few runs may be negative, see `resample`; no accuracy is. A gain may be: a policy can be below its base.
     ratios = drawn_ratios(np.maximum(policy.draws, 0) - base_draws, full.draws - base_draws)
-    ratio = _paired_interval((policy.mean - base_mean) / below.value, ratios, policy, full, level, below.value)
-    if base is None:
-        ratio = _bounded(ratio, 0.0, 1 / below.low)
+    ends = (0.0, 1 / below.low) if base is None else (-inf, inf)
+    ratio = _paired_interval(policy, full, level, ((policy.mean - base_mean) / below.value, ratios), below.value, ends)
     return Retention(ratio=ratio, difference=difference)
 
 
@@ -280,12 +281,12 @@ def _level_of_each(models: Sequence[Sequence[Model]], level: float) -> float:
 
 
 def _mean_interval(model: Model, level: float) -> Interval:
-    if not _has_spread(model.draws):
+    if np.ptp(model.draws) <= _ROUNDING:
         return wilson(model.mean, len(model.problem_means), level)
     interval = _percentile(model.mean, model.draws, level, _BOOTSTRAP, model)
     if _is_rare(model.problem_means) or _is_rare(1 - model.problem_means):
         interval = _widened(interval, wilson(model.mean, len(model.problem_means), level))
-    return _bounded(interval, 0.0, 1.0)
+    return interval.model_copy(update={"low": max(interval.low, 0.0), "high": min(interval.high, 1.0)})
 
 
 def _widened(interval: Interval, rare: Interval) -> Interval:
@@ -294,15 +295,19 @@ def _widened(interval: Interval, rare: Interval) -> Interval:
     return interval.model_copy(update={**ends, "method": interval.method + _RARE})
 
 
-def _difference_interval(first: Model, second: Model, level: float) -> Interval:
-    interval = _paired_interval(first.mean - second.mean, first.draws - second.draws, first, second, level)
-    return _bounded(interval, -1.0, 1.0)
-
-
 def _paired_interval(
-    value: float, draws: NDArray[np.float64], first: Model, second: Model, level: float, unit: float = 1.0
+    first: Model,
+    second: Model,
+    level: float,
+    share: tuple[float, NDArray[np.float64]] | None = None,
+    unit: float = 1.0,
+    ends: tuple[float, float] = (-1.0, 1.0),
 ) -> Interval:
-    """The interval of a difference, in units, with the side that is seen on too few problems; see `retention`."""
+    """The interval of the difference of two models, or of a share, given as value and draws in units of accuracy.
+
+    The side that is seen on too few problems is widened, see `retention`; the ends are kept within bounds.
+    """
+    value, draws = share or (first.mean - second.mean, first.draws - second.draws)
     interval = _percentile(value, draws, level, _PAIRED, first, second)
     down, up = 0.0, 0.0
     for side, amounts in _sides(first, second):
@@ -313,11 +318,11 @@ def _paired_interval(
         seen = NormalDist().inv_cdf((1 + interval.level) / 2) ** 2 * float(amounts.var()) / len(amounts)
         more, less = (max(0.0, end**2 - seen) for end in (rare.high - rare.value, rare.value - rare.low))
         up, down = (up + more, down + less) if side == 1 else (up + less, down + more)
-    if not up and not down:
-        return interval
-    low = interval.value - hypot(interval.value - interval.low, down**0.5 / unit)
-    high = interval.value + hypot(interval.high - interval.value, up**0.5 / unit)
-    return interval.model_copy(update={"low": low, "high": high, "method": interval.method + _RARE})
+    low, high, method = interval.low, interval.high, interval.method
+    if up or down:
+        low, high = value - hypot(value - low, down**0.5 / unit), value + hypot(high - value, up**0.5 / unit)
+        method += _RARE
+    return Interval(value=value, low=max(low, ends[0]), high=min(high, ends[1]), level=level, method=method)
 
 
 def _sides(first: Model, second: Model) -> list[tuple[int, NDArray[np.float64]]]:
@@ -332,16 +337,8 @@ def _is_rare(amounts: NDArray[np.float64]) -> bool:
     return int(np.count_nonzero(amounts > 1e-12)) < FEW
 
 
-def _bounded(interval: Interval, lowest: float, highest: float) -> Interval:
-    return interval.model_copy(update={"low": max(interval.low, lowest), "high": min(interval.high, highest)})
-
-
-def _has_spread(draws: NDArray[np.float64]) -> bool:
-    return bool(draws.max() - draws.min() > 1e-9)  # rounding alone makes about 1e-16
-
-
 def _percentile(value: float, draws: NDArray[np.float64], level: float, method: str, *models: Model) -> Interval:
-    method += _RUNS if any(len(model.tables) > 1 for model in models) else ""
+    method += _RUNS if any(model.num_runs > 1 for model in models) else ""
     # Each quantile is one of the draws, never a value between two of them; ratios may be infinite.
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     return Interval(value=value, low=float(low), high=float(high), level=level, method=method)

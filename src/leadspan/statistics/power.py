@@ -26,6 +26,7 @@ the probability is the mean over it; where nothing but the seeds varies it is th
 Balakrishnan, Continuous Univariate Distributions 2 (1995), chapter 31 (noncentral t).
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from math import inf, pi, sqrt
@@ -38,7 +39,7 @@ from pydantic import Field
 from leadspan.errors import EvaluationError
 from leadspan.faults import Rule
 from leadspan.settings import Settings, validate
-from leadspan.statistics.resampling import Runs, Scores, runs_of, score_tables
+from leadspan.statistics.resampling import Runs, Scores, runs_of, sample_means
 
 _NORMAL = NormalDist()
 
@@ -135,11 +136,8 @@ def problems_needed(claim: Claim, num_samples: int, num_seeds: int, at_most: int
     first = next((index for index, size in enumerate(sizes) if is_enough(size)), None)
     if first is None:
         return None
-    low, high = sizes[first - 1] + 1 if first else 1, sizes[first]
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_enough(middle) else (middle + 1, high)
-    return high
+    low = sizes[first - 1] + 1 if first else 1
+    return low + bisect_left(range(low, sizes[first]), True, key=is_enough)
 
 
 def _seen_spread(claim: Claim, noise: float, freedom: int) -> NDArray[np.float64]:
@@ -235,7 +233,7 @@ def expected_from(policy: Runs, full: Runs, stated: Mapping[str, float]) -> Clai
         EvaluationError: The problems differ, a problem has fewer than two answers, or the runs contradict the claim.
     """
     both = {"policy": policy, "full": full}
-    score_tables(both)  # refuses runs on different problems
+    sample_means(both)  # refuses runs on different problems
     # The policy's chances in the order of the full student's: runs may list the same problems in different orders.
     chances, between, within, seed_variances = zip(*(_moments(name, runs_of(both[name])) for name in both), strict=True)
     of_policy, of_full = (np.array([side[problem] for problem in chances[1]]) for side in chances)

@@ -30,12 +30,9 @@ Runs = Scores | Sequence[Scores]
 class Bootstrap:
     """How intervals are drawn."""
 
-    level: float = 0.95
-    """Confidence level, in (0, 1)."""
-    num_resamples: int = 4000
-    """From seed to seed the ends of a 95 % interval then move by about 1 % of its width."""
-    seed: int = 0
-    """Seed of the draws, at least 0."""
+    level: float = 0.95  # confidence level, in (0, 1)
+    num_resamples: int = 4000  # from seed to seed the ends of a 95 % interval then move by about 1 % of its width
+    seed: int = 0  # of the draws, at least 0
 
 
 USUAL = Bootstrap()
@@ -46,20 +43,14 @@ USUAL = Bootstrap()
 class Model:
     """One model's scores, and its mean score in each resample."""
 
-    tables: list[NDArray[np.float64]]
-    """For each training run `[problems, most samples]`, padded with NaN."""
-    draws: NDArray[np.float64]
-    """`[resamples]`; with few runs some lie beyond 0 or 1, see `resample`."""
+    problem_means: NDArray[np.float64]  # `[problems]`, means over runs of the means over samples
+    draws: NDArray[np.float64]  # `[resamples]`; with few runs some lie beyond 0 or 1, see `resample`
+    num_runs: int  # training runs that the scores are from
 
     @property
     def mean(self) -> float:
         """Mean over runs of the mean over problems of the mean over samples."""
         return float(self.problem_means.mean())
-
-    @property
-    def problem_means(self) -> NDArray[np.float64]:
-        """`[problems]`, means over runs of the means over samples."""
-        return np.mean([np.nanmean(table, axis=1) for table in self.tables], axis=0)
 
 
 def runs_of(scores: Runs) -> list[Scores]:
@@ -95,12 +86,9 @@ def resample(models: Mapping[str, Runs], bootstrap: Bootstrap) -> list[Model]:
         EvaluationError: The problems differ, or a model has no run, no problem, a problem without samples, or a score
             outside [0, 1].
     """
-    tables = score_tables(models)
-    counts = _counts(len(next(iter(tables.values()))[0]), bootstrap.num_resamples, bootstrap.seed)
     models_drawn: list[Model] = []
-    for of_model in tables.values():
-        means = np.stack([np.nanmean(table, axis=1) for table in of_model])
-        drawn = np.stack([_means(run, counts) for run in means])
+    for means in sample_means(models).values():
+        drawn = np.stack([drawn_means(run, bootstrap) for run in means])
         num_runs, draws = len(means), drawn.mean(axis=0)
         if num_runs > 1:
             # Seeded by the number of runs, so that models with equally many share g and t and stay paired.
@@ -109,12 +97,12 @@ def resample(models: Mapping[str, Runs], bootstrap: Bootstrap) -> list[Model]:
             scale = np.sqrt((num_runs - 1) / generator.chisquare(num_runs - 1, drawn.shape[1]))
             spread = (multipliers * (drawn - draws)).sum(axis=0) / np.sqrt(num_runs * (num_runs - 1))
             draws = draws + scale * _share_of_runs(means) * spread
-        models_drawn.append(Model(of_model, draws))
+        models_drawn.append(Model(means.mean(axis=0), draws, num_runs))
     return models_drawn
 
 
-def score_tables(models: Mapping[str, Runs]) -> dict[str, list[NDArray[np.float64]]]:
-    """For each model and training run `[problems, most samples]`, padded with NaN, problems in one order.
+def sample_means(models: Mapping[str, Runs]) -> dict[str, NDArray[np.float64]]:
+    """The means over samples, `[runs, problems]` for each model, problems in one order.
 
     Raises:
         EvaluationError: As `resample`.
@@ -134,7 +122,7 @@ def score_tables(models: Mapping[str, Runs]) -> dict[str, list[NDArray[np.float6
                     f"{missing[:3]} and has {len(extra)} more {extra[:3]}; evaluate both on the same problems"
                 )
     # Problems in the order of the first run: draw i of every model then counts the same problems.
-    tables: dict[str, list[NDArray[np.float64]]] = {name: [] for name in named}
+    means: dict[str, list[NDArray[np.float64]]] = {name: [] for name in named}
     for name, scores in ((name, scores) for name, runs in named.items() for scores in runs):
         if not first:
             raise EvaluationError(f"{name}: there are no problems; a mean needs at least one")
@@ -145,13 +133,16 @@ def score_tables(models: Mapping[str, Runs]) -> dict[str, list[NDArray[np.float6
                 shown = f"{name}, problem {problem!r}: scores are {list(samples)[:8]}"
                 raise EvaluationError(f"{shown}; give at least one sample, each with a score from 0 to 1")
             row[: len(samples)] = samples
-        tables[name].append(table)
-    return tables
+        means[name].append(np.nanmean(table, axis=1))
+    return {name: np.stack(of_runs) for name, of_runs in means.items()}
 
 
 def drawn_means(values: NDArray[np.float64], bootstrap: Bootstrap) -> NDArray[np.float64]:
     """The mean of one value a problem, `[problems]`, in each resample: `[resamples]`."""
-    return _means(values, _counts(len(values), bootstrap.num_resamples, bootstrap.seed))
+    counts = _counts(len(values), bootstrap.num_resamples, bootstrap.seed)
+    # In blocks, because the product makes a copy of the counts as floats, four times as large.
+    blocks = [counts[start : start + 256] @ values for start in range(0, len(counts), 256)]
+    return np.concatenate(blocks) / len(values)
 
 
 @lru_cache(maxsize=2)
@@ -170,13 +161,6 @@ def _counts(num_problems: int, num_resamples: int, seed: int) -> NDArray[np.uint
     return counts
 
 
-def _means(values: NDArray[np.float64], counts: NDArray[np.uint16]) -> NDArray[np.float64]:
-    """Means of `[problems]` in each resample."""
-    # In blocks, because the product makes a copy of the counts as floats, four times as large.
-    blocks = [counts[start : start + 256] @ values for start in range(0, len(counts), 256)]
-    return np.concatenate(blocks) / len(values)
-
-
 def _share_of_runs(means: NDArray[np.float64]) -> float:
     """k: which share of the runs' spread is not that of their samples, from means `[runs, problems]`."""
     num_runs, num_problems = means.shape
@@ -192,19 +176,12 @@ def _share_of_runs(means: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class SignFlip:
-    """Outcome of a sign-flip test.
+    """Outcome of a sign-flip test."""
 
-    Attributes:
-        p_value: Two-sided probability of a mean difference at least as large if signs were arbitrary.
-        difference: Mean difference, first minus second.
-        num_flips: Sign patterns that were counted; all of them where `is_exact`.
-        is_exact: Whether every pattern was counted.
-    """
-
-    p_value: float
-    difference: float
-    num_flips: int
-    is_exact: bool
+    p_value: float  # two-sided probability of a mean difference at least as large if signs were arbitrary
+    difference: float  # mean difference, first minus second
+    num_flips: int  # sign patterns that were counted
+    is_exact: bool  # whether every pattern was counted
 
 
 def sign_flip_test(first: Runs, second: Runs, num_flips: int = 20_000, seed: int = 0) -> SignFlip:
@@ -222,9 +199,8 @@ def sign_flip_test(first: Runs, second: Runs, num_flips: int = 20_000, seed: int
     Raises:
         EvaluationError: The problems differ, or the scores break a rule of `bootstrap_mean`.
     """
-    tables = score_tables({"first": first, "second": second}).values()
-    means = [np.mean([np.nanmean(table, axis=1) for table in of_model], axis=0) for of_model in tables]
-    gaps = means[0] - means[1]
+    means = sample_means({"first": first, "second": second})
+    gaps = means["first"].mean(axis=0) - means["second"].mean(axis=0)
     # Problems without a difference have the same sum under either sign.
     differing = gaps[np.abs(gaps) > 1e-12]
     if len(differing) < 2:  # either sign gives the same difference

@@ -63,6 +63,12 @@ def kind_of(path: Path) -> str | None:
     return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
 
 
+def stem_of(path: Path) -> str:
+    """The name of a file without its suffixes of kind and compression."""
+    name = path.name.lower()
+    return next((path.name[: -len(suffix)] for suffix in SUFFIXES if name.endswith(suffix)), path.name)
+
+
 def read_file(path: Path) -> Iterator[Record | Refusal]:
     """The rows of one file."""
     kind = kind_of(path)

@@ -1,167 +1,33 @@
-"""Record layouts of reasoning data sets, as one table, and the readers of the five forms in which they store a trace.
+"""Record layouts of reasoning data sets, as one table, and which of them a source has.
 
 The table is tried from top to bottom, so a layout that contains another one comes before it: OpenR1-Math has
 `messages` too, and s1K an empty `cot`. A new data set is a new row here, and needs a new reader only if none of the
 five fits.
 
-A reader takes a row, the columns of its roles and the think tags of its source, and raises `Unusable` where the row
-cannot become a trace. Whether an answer is right matters only where a data set offers several generations with its own
-verdicts.
+No single row decides on the layout of a source: the format is chosen that fits most of many rows, and its columns are
+those that most rows fill, in the order of preference.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from leadspan.errors import DataError
 from leadspan.traces import records, turns
-from leadspan.traces.records import Columns, Refusal, Row, Trace, Unusable, text_of, value_of
-from leadspan.traces.settings import FormatName
-from leadspan.traces.turns import THINK_TAGS, Tags, holds_reply, read_prompt_turns
+from leadspan.traces.files import Record
+from leadspan.traces.records import Columns, Refusal, Row, Trace, Unusable, is_missing, value_of
+from leadspan.traces.settings import FormatName, TraceSource
+from leadspan.traces.turns import THINK_TAGS, Tags, holds_reply
 
-Reader = Callable[[Row, Columns, Tags], Trace]
 Holds = Callable[[Any, Tags], bool]  # Any: whatever a row holds
 
 # Columns that belong to the question, and that only some data sets repeat in it.
 _OF_PROMPT = ("history", "context", "passage", "choices", "options", "starter_code")
-# GSM8K's annotations, such as `<<2*3=6>>`.
-_CALCULATOR = re.compile(r"<<[^<>]*>>")
 # Values of a column called `reasoning` or `thinking` that only turn it on or off.
 _SWITCHES = {"on", "off", "true", "false", "yes", "no"}
-
-
-def read_columns(row: Row, columns: Columns, tags: Tags) -> Trace:
-    """Prompt, chain of thought and answer in columns of their own, without tags."""
-    cot = value_of(row, columns["cot"])
-    if isinstance(cot, list):  # s1K keeps its trajectory in a list, and joins it so
-        cot = "\n".join(text_of(part, columns["cot"]) for part in cot)
-    answer = records.text_or_number(value_of(row, columns["answer"]), columns["answer"])
-    names = (columns["cot"], columns["answer"])
-    return _trace(
-        _prompt(row, columns), *turns.separate(text_of(cot, columns["cot"]), answer, names, tags), row, columns
-    )
-
-
-def read_response(row: Row, columns: Columns, tags: Tags) -> Trace:
-    """A prompt, and a response with chain of thought and answer in it: one text, or turns that end with the reply."""
-    switch = columns.get("switch")
-    if switch is not None and row.get(switch) == "off":
-        raise Unusable("reasoning switched off", f"the column {switch!r} is 'off'")
-    name = columns["response"]
-    response = value_of(row, name)
-    if not isinstance(response, list):
-        return _trace(_prompt(row, columns), *turns.split_reasoning(text_of(response, name), tags), row, columns)
-    # An empty list has no reply either; `read_reply` says so.
-    *before, reply = response or [None]
-    prompt = [*_prompt(row, columns), *read_prompt_turns(before, name)]
-    return _trace(prompt, *turns.read_reply(reply, name, tags), row, columns)
-
-
-def read_generations(row: Row, columns: Columns, tags: Tags) -> Trace:
-    """The first complete generation that was verified: by rule, or if there is none, by a judging model."""
-    texts = records.list_of(row, columns["generations"])
-    complete = _flags(row, columns.get("complete"), len(texts), absent=True)
-    reasons = value_of(row, columns["finish"]) if "finish" in columns else None
-    if isinstance(reasons, list) and len(reasons) == len(texts):
-        complete = [
-            is_complete and not turns.is_cut_off(why) for is_complete, why in zip(complete, reasons, strict=True)
-        ]
-    records.list_of(row, columns["verified"])
-    # A rule's verdict is surer than that of a judging model.
-    for verdict in (columns["verified"], columns.get("judged")):
-        right = _flags(row, verdict, len(texts), absent=False)
-        text = next((text for text, *flags in zip(texts, right, complete, strict=True) if all(flags)), None)
-        if text is not None:
-            parts = turns.split_reasoning(text_of(text, columns["generations"]), tags)
-            return _trace(_prompt(row, columns), *parts, row, columns)
-    raise Unusable("no generation verified correct", f"none of {len(texts)} is both right and complete")
-
-
-def read_conversation(row: Row, columns: Columns, tags: Tags) -> Trace:
-    """Turns, the last one by the assistant; its chain of thought in tags, in a part, or under a key of its own."""
-    name = columns["conversation"]
-    conversation = records.list_of(row, name)
-    if not conversation:
-        raise Unusable("no assistant turn last", f"the last turn of {name!r} is missing")
-    prompt = _with_system(read_prompt_turns(conversation[:-1], name), row, columns)
-    return _trace(prompt, *turns.read_reply(conversation[-1], name, tags), row, columns)
-
-
-def read_worked_solution(row: Row, columns: Columns, tags: Tags) -> Trace:
-    """GSM8K: a worked solution, without its `<<...>>` calculator annotations, and its result after `####`."""
-    name = columns["response"]
-    cot, marker, answer = text_of(value_of(row, name), name).rpartition("####")
-    if not marker:
-        raise Unusable("no result after ####", f"{name!r} is {records.shown(answer)}")
-    cot, answer = turns.separate(_CALCULATOR.sub("", cot), answer, ("solution", "result"), tags)
-    return Trace(tuple(_prompt(row, columns)), cot, answer, gold=answer)
-
-
-def _trace(prompt: Sequence[dict[str, str]], cot: str, answer: str, row: Row, columns: Columns) -> Trace:
-    """A trace with its reference answer, or why it has none: a reference answer never refuses a record."""
-    if "gold" not in columns:
-        return Trace(tuple(prompt), cot, answer)
-    value = value_of(row, columns["gold"])
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    gold, fault = "", "missing"
-    if isinstance(value, list | dict | bool) and (value is False or records.says_something(value)):
-        fault = {list: "a list of several", dict: "an object", bool: "true or false"}[type(value)]
-    elif records.says_something(value) or value == 0:
-        try:
-            gold = records.text_or_number(value, columns["gold"]).strip()
-            gold.encode()
-        except Unusable:
-            fault = "neither text nor a number"
-        except UnicodeEncodeError:
-            gold, fault = "", "not valid UTF-8"
-    return Trace(tuple(prompt), cot, answer, gold or None, gold_fault="" if gold else fault)
-
-
-def _prompt(row: Row, columns: Columns) -> list[dict[str, str]]:
-    name = columns["prompt"]
-    value = value_of(row, name)
-    if isinstance(value, list):
-        return _with_system(read_prompt_turns(value, name), row, columns)
-    text = text_of(value, name)
-    if name == "instruction" and records.says_something(row.get("input")):
-        text = f"{text}\n\n{text_of(row['input'], 'input')}"  # Alpaca's second column: what to apply it to
-    return _with_system([{"role": "user", "content": text}], row, columns)
-
-
-def _with_system(messages: list[dict[str, str]], row: Row, columns: Columns) -> list[dict[str, str]]:
-    name = columns.get("system")
-    text = None if name is None else value_of(row, name)
-    if name is None or text is None or (messages and messages[0]["role"] == "system"):
-        return messages
-    text = text_of(text, name)
-    return [{"role": "system", "content": text}, *messages] if text.strip() else messages
-
-
-def _flags(row: Row, column: str | None, number: int, absent: bool) -> list[bool]:
-    """Verdicts on generations; those of an optional column that is no list of as many are absent."""
-    values: Any = None if column is None else row.get(column)
-    if not isinstance(values, list) or len(values) != number:
-        return [absent] * number
-    return [isinstance(value, int | float) and value == 1 for value in values]  # a text "False" is no verdict
-
-
-def _is_turns(value: Any, _tags: Tags) -> bool:
-    """Whether a value is turns, or one list per key of turns."""
-    if isinstance(value, dict):
-        return bool(value) and all(isinstance(part, list) for part in value.values())
-    return isinstance(value, list)
-
-
-def _ends_with_question(value: Any, _tags: Tags) -> bool:
-    """Whether a value is turns without a reply."""
-    last = value[-1] if isinstance(value, list) and value else None
-    return isinstance(last, dict) and value_of(last, "role|from") in ("user", "human")
-
-
-def _is_no_switch(value: Any, _tags: Tags) -> bool:
-    """Whether a value may be a chain of thought, and does not just say whether there is one."""
-    return not isinstance(value, bool) and (not isinstance(value, str) or value.strip().lower() not in _SWITCHES)
+# Formats whose columns the settings may name; the others have fixed names.
+_MAPPABLE = ("columns", "prompt_response", "messages")
+_SHOWN_COLUMNS = 40  # columns that a message lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +36,7 @@ class Format:
 
     name: FormatName
     needs: Columns  # column of each role that every row must have
-    read: Reader
+    read: Callable[[Row, Columns, Tags], Trace]
     uses: Columns = field(default_factory=dict)  # columns that are read from the rows that have them
     also: tuple[FormatName, ...] = ()  # other names of the same layout
     # Tests that the format needs to be detected: of the content of a role's column, and of a whole row; and in words.
@@ -192,6 +58,24 @@ class Layout:
         return any(self.columns[role] in row for role in self.form.needs)
 
 
+def _is_turns(value: Any, _tags: Tags) -> bool:
+    """Whether a value is turns, or one list per key of turns."""
+    if isinstance(value, dict):
+        return bool(value) and all(isinstance(part, list) for part in value.values())
+    return isinstance(value, list)
+
+
+def _ends_with_question(value: Any, _tags: Tags) -> bool:
+    """Whether a value is turns without a reply."""
+    last = value[-1] if isinstance(value, list) and value else None
+    return isinstance(last, dict) and value_of(last, "role|from") in ("user", "human")
+
+
+def _is_no_switch(value: Any, _tags: Tags) -> bool:
+    """Whether a value may be a chain of thought, and does not just say whether there is one."""
+    return not isinstance(value, bool) and (not isinstance(value, str) or value.strip().lower() not in _SWITCHES)
+
+
 # Columns beside the turns of a conversation.
 _CONVERSATION_USES = {
     "system": "system|system_prompt",
@@ -202,110 +86,166 @@ _COT = "cot|reasoning|thinking|reasoning_content|chain_of_thought|think|thought|
 _COLUMNS_USES = {"gold": "gold|ground_truth|reference_answer|expected_answer", "system": "system|system_prompt"}
 
 FORMATS = (
-    Format(
-        "openr1_math",
-        {"prompt": "problem", "generations": "generations", "verified": "correctness_math_verify"},
-        read_generations,
-        uses={
-            "gold": "answer",
-            "judged": "correctness_llama",
-            "complete": "is_reasoning_complete",
-            "finish": "finish_reasons",
-        },
-    ),
-    Format(
-        "s1k",
-        {"prompt": "question", "cot": "deepseek_thinking_trajectory", "answer": "deepseek_attempt"},
-        read_columns,
-        uses={"gold": "solution|answer"},
-    ),
-    Format(
-        "s1k",
-        {"prompt": "question", "cot": "thinking_trajectories", "answer": "attempt"},
-        read_columns,
-        uses={"gold": "solution|answer"},
-    ),
-    Format(
-        "synthetic_1",
-        {"prompt": "prompt", "response": "llm_response"},
-        read_response,
-        uses={"gold": "gold_standard_solution"},
-    ),
-    Format(
-        "llama_nemotron",
-        {"prompt": "input", "response": "output"},
-        read_response,
-        uses={"system": "system_prompt", "switch": "reasoning"},
-        # `input` is the whole prompt, where Alpaca has an `instruction` too, and `reasoning` is a mere switch.
-        fits=lambda row: "instruction" not in row and row.get("reasoning") in (None, "on", "off"),
-        note=" (and no instruction)",
-    ),
-    Format(
-        "openthoughts",
-        {"conversation": "conversations"},
-        read_conversation,
-        uses=_CONVERSATION_USES,
-        also=("bespoke_stratos",),
-        # The last turn has the tags of this family, not `<think>`.
-        holds={"conversation": lambda value, _: isinstance(value, list) and holds_reply(value, THINK_TAGS[1:])},
-        note=" (with <|end_of_thought|>)",
-    ),
-    Format(
-        "openthoughts",
-        {"prompt": "problem", "cot": "deepseek_reasoning", "answer": "deepseek_solution"},
-        read_columns,
-        uses={"gold": "ground_truth_solution"},
-    ),
-    Format(
-        "columns",
-        {"prompt": "messages|conversations|conversation", "cot": _COT, "answer": "answer|response"},
-        read_columns,
-        uses=_COLUMNS_USES,
-        holds={"prompt": _ends_with_question, "cot": _is_no_switch},
-        note=" (turns that end with the user's)",
-    ),
-    Format(
-        "messages",
-        {"conversation": "messages|conversations|conversation"},
-        read_conversation,
-        uses=_CONVERSATION_USES,
-        holds={"conversation": _is_turns},
-        note=" (a list of turns)",
-    ),
-    Format(
-        "columns",
-        {
-            "prompt": "prompt|problem|question|instruction|query|Question|input",
-            "cot": _COT,
-            "answer": "answer|response|solution|final_answer|output|Response|content",
-        },
-        read_columns,
-        uses=_COLUMNS_USES,
-        holds={"cot": _is_no_switch},
-    ),
-    Format(
-        "prompt_response",
-        {
-            "prompt": "prompt|problem|question|instruction|query|input",
-            "response": "response|completion|output|generated_solution|generation|generated_text|model_output"
-            "|answer|solution",
-        },
-        read_response,
-        uses={
-            "gold": "gold|ground_truth|reference_answer|expected_answer|final_answer|answer",
-            "system": "system|system_prompt",
-        },
-        holds={"response": holds_reply},
-        note=" (with think tags inside)",
-    ),
-    Format(
-        "gsm8k",
-        {"prompt": "question", "response": "answer"},
-        read_worked_solution,
-        holds={"response": lambda value, _: isinstance(value, str) and "####" in value},
-        note=" (with ####)",
-    ),
-)
+    Format("openr1_math", {"prompt": "problem", "generations": "generations", "verified": "correctness_math_verify"},
+           turns.read_generations,
+           uses={"gold": "answer", "judged": "correctness_llama", "complete": "is_reasoning_complete",
+                 "finish": "finish_reasons"}),
+    Format("s1k", {"prompt": "question", "cot": "deepseek_thinking_trajectory", "answer": "deepseek_attempt"},
+           turns.read_columns, uses={"gold": "solution|answer"}),
+    Format("s1k", {"prompt": "question", "cot": "thinking_trajectories", "answer": "attempt"},
+           turns.read_columns, uses={"gold": "solution|answer"}),
+    Format("synthetic_1", {"prompt": "prompt", "response": "llm_response"},
+           turns.read_response, uses={"gold": "gold_standard_solution"}),
+    # `input` is the whole prompt, where Alpaca has an `instruction` too, and `reasoning` is a mere switch.
+    Format("llama_nemotron", {"prompt": "input", "response": "output"},
+           turns.read_response, uses={"system": "system_prompt", "switch": "reasoning"},
+           fits=lambda row: "instruction" not in row and row.get("reasoning") in (None, "on", "off"),
+           note=" (and no instruction)"),
+    # The last turn has the tags of this family, not `<think>`.
+    Format("openthoughts", {"conversation": "conversations"},
+           turns.read_conversation, uses=_CONVERSATION_USES, also=("bespoke_stratos",),
+           holds={"conversation": lambda reply, _: isinstance(reply, list) and holds_reply(reply, THINK_TAGS[1:])},
+           note=" (with <|end_of_thought|>)"),
+    Format("openthoughts", {"prompt": "problem", "cot": "deepseek_reasoning", "answer": "deepseek_solution"},
+           turns.read_columns, uses={"gold": "ground_truth_solution"}),
+    Format("columns", {"prompt": "messages|conversations|conversation", "cot": _COT, "answer": "answer|response"},
+           turns.read_columns, uses=_COLUMNS_USES, holds={"prompt": _ends_with_question, "cot": _is_no_switch},
+           note=" (turns that end with the user's)"),
+    Format("messages", {"conversation": "messages|conversations|conversation"},
+           turns.read_conversation, uses=_CONVERSATION_USES, holds={"conversation": _is_turns},
+           note=" (a list of turns)"),
+    Format("columns", {"prompt": "prompt|problem|question|instruction|query|Question|input", "cot": _COT,
+                       "answer": "answer|response|solution|final_answer|output|Response|content"},
+           turns.read_columns, uses=_COLUMNS_USES, holds={"cot": _is_no_switch}),
+    Format("prompt_response", {"prompt": "prompt|problem|question|instruction|query|input",
+                               "response": "response|completion|output|generated_solution|generation|generated_text"
+                                           "|model_output|answer|solution"},
+           turns.read_response,
+           uses={"gold": "gold|ground_truth|reference_answer|expected_answer|final_answer|answer",
+                 "system": "system|system_prompt"},
+           holds={"response": holds_reply}, note=" (with think tags inside)"),
+    Format("gsm8k", {"prompt": "question", "response": "answer"},
+           turns.read_worked_solution,
+           holds={"response": lambda value, _: isinstance(value, str) and "####" in value}, note=" (with ####)"),
+)  # fmt: skip
+
+
+def detect(source: TraceSource, records: Sequence[Record]) -> list[Layout]:
+    """The layouts of a source; the first one is that of most rows.
+
+    Args:
+        source: Its `format`, `columns` and think tags decide, where they are given.
+        records: Many of its rows, at least one.
+
+    Raises:
+        DataError: No format fits, or the named one lacks columns; lists the columns of the source and those needed.
+    """
+    formats = _candidates(source)
+    tags = THINK_TAGS if source.think_open is None else ((source.think_open, source.think_close or ""),)
+    rows = [record.row for record in records]
+    there = {name for row in rows for name in row}
+    # What the settings name is searched for in all rows, and its misfits are refused one by one.
+    is_named = source.format is not None or bool(source.columns.keys() - {"teacher"})
+    layout = _best(formats, rows, tags, is_named) if there.issuperset(source.columns.values()) else None
+    if layout is None:
+        names = [name.encode("utf-8", "backslashreplace").decode()[:60] for name in rows[0]]
+        columns = ", ".join(names[:_SHOWN_COLUMNS]) + (", ..." if len(names) > _SHOWN_COLUMNS else "") or "(none)"
+        form_name = f"the format {source.format!r}" if source.format else "any known format"
+        lines = [f"{records[0].place}: the columns {columns} are not those of {form_name}; needed are ('|' means or)"]
+        lines += [f"  {form.name}: {', '.join(form.needs.values())}{form.note}" for form in formats]
+        lines += [f"  columns: {role} is to be {name!r}" for role, name in source.columns.items() if name not in there]
+        if objects := [name for name, value in zip(names, rows[0].values(), strict=True) if isinstance(value, dict)]:
+            lines.append(f"  objects are not looked into: {', '.join(objects)}; write their texts or turns as columns")
+        remedy = "Name the layout with `format`, or map it with `columns: {prompt: ..., cot: ..., answer: ...}`"
+        remedy = f"{remedy}, `{{prompt: ..., response: ...}}` or `{{conversation: ...}}`; think tags other than"
+        tag_names = " and ".join(opening for opening, _ in tags)
+        raise DataError("\n".join([*lines, f"{remedy} {tag_names} are set with `think_open` and `think_close`."]))
+    layouts = []
+    while layout is not None:
+        layouts.append(layout)
+        rows = [] if is_named else [row for row in rows if not layouts[-1].claims(row)]
+        layout = _best(formats, rows, tags, is_named) if rows else None
+    return layouts
+
+
+def _candidates(source: TraceSource) -> list[Format]:
+    """The formats that the settings leave, with the columns that they name."""
+    format_name = source.format
+    # The column of teachers belongs to any layout, so it takes no part in detecting one.
+    columns: Columns = {role: name for role, name in source.columns.items() if role != "teacher"}
+    if columns and format_name is not None and format_name not in _MAPPABLE:
+        names = ", ".join(f"`format: {name}`" for name in _MAPPABLE)
+        raise DataError(f"{source.path}: `columns` belongs to {names}, not to `format: {format_name}`; drop one")
+    formats = [form for form in FORMATS if format_name is None or format_name in (form.name, *form.also)]
+    if columns:
+        names = _MAPPABLE if format_name is None else (format_name,)
+        formats = [form for form in formats if form.name in names and columns.keys() <= {*form.needs, *form.uses}]
+    if not formats:
+        layout = f"`format: {format_name}` has" if format_name else f"one of {', '.join(_MAPPABLE)} has"
+        raise DataError(f"{source.path}: no {layout} all the roles {', '.join(columns)} of `columns`; drop some")
+
+    return [
+        replace(
+            form,
+            needs={role: columns.get(role, names) for role, names in form.needs.items()},
+            uses={role: columns.get(role, names) for role, names in form.uses.items()},
+        )
+        for form in formats
+    ]
+
+
+def _best(formats: Sequence[Format], rows: Sequence[Row], tags: Tags, is_named: bool) -> Layout | None:
+    """The first format that fits at least half as many rows as the one that fits most, with its columns.
+
+    Where the settings name the layout, columns of other content, and in the end empty ones, are taken too: their rows
+    are refused, each with its reason.
+    """
+    # From the strictest rule to the laxest: what a lax rule alone accepts is taken only where the settings name it.
+    for needs_value, needs_content in ((True, True), (True, False), (False, True), (False, False)):
+        if not (needs_content or is_named):
+            continue
+        layouts: list[tuple[int, Layout]] = []
+        for form in formats:
+            holds = form.holds if needs_content else {}
+            columns = {
+                role: _fullest(rows, names.split("|"), holds.get(role), tags, needs_value)
+                for role, names in form.needs.items()
+            }
+            number = sum(
+                all(_fills(row, name, holds.get(role), tags, needs_value) for role, name in columns.items())
+                and (is_named or form.fits(row))
+                for row in rows
+            )
+            if number or (is_named and all(columns.values()) and not (needs_value or needs_content)):
+                needed = set(columns.values())
+                # Optional columns that the rows have, none of them a needed one.
+                for role, names in form.uses.items():
+                    free = [name for name in names.split("|") if name not in needed]
+                    if column := _fullest(rows, free, None, tags, needs_value=True):
+                        columns[role] = column
+                layouts.append((number, Layout(form, columns, tags)))
+        if layouts:
+            most = max(number for number, _ in layouts)
+            return next(layout for number, layout in layouts if 2 * number >= most)
+    return None
+
+
+def _fills(row: Row, column: str, holds: Holds | None, tags: Tags, needs_value: bool) -> bool:
+    """Whether a row has a column, where asked for a value in it, and content that a test accepts."""
+    if column not in row or (needs_value and is_missing(row[column])):
+        return False
+    try:
+        return holds is None or holds(row[column], tags)
+    except RecursionError:
+        return False
+
+
+def _fullest(rows: Sequence[Row], names: Sequence[str], holds: Holds | None, tags: Tags, needs_value: bool) -> str:
+    """The first column that at least half as many rows fill as the one that most rows fill; "" where none is."""
+    numbers = {name: sum(_fills(row, name, holds, tags, needs_value) for row in rows) for name in names}
+    # Half as many is enough for a preferred name: rows may leave a good column empty now and then.
+    most = max(numbers.values(), default=0)
+    return next((name for name, number in numbers.items() if number and 2 * number >= most), "")
 
 
 def parse(row: Row, layout: Layout, location: str, teacher: str | None = None) -> Trace | Refusal:
@@ -314,9 +254,12 @@ def parse(row: Row, layout: Layout, location: str, teacher: str | None = None) -
     `teacher` is the column that names the teacher of a trace, if there is one.
     """
     try:
-        turns.check_text_only(row, turns.NOT_TEXT_OF_RECORD, "the record")
-        turns.check_finished(row)
+        records.check_text_only(row, records.NOT_TEXT_OF_RECORD, "the record")
+        records.check_finished(row)
         trace = layout.form.read(row, layout.columns, layout.tags)
+        if "gold" in layout.columns:
+            gold, fault = turns.read_gold(row, layout.columns["gold"])
+            trace = replace(trace, gold=gold, gold_fault=fault)
         if not any(turn["role"] == "user" and turn["content"].strip() for turn in trace.messages):
             raise Unusable("empty prompt", "no user turn with text")
         prompt = "\n".join(turn["content"] for turn in trace.messages)

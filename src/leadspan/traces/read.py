@@ -3,42 +3,63 @@
 Records are read lazily, and each becomes a trace or a refusal whose reason is counted. A source that cannot be read, or
 whose columns fit no format, is a `DataError` of every function here, while iterating where it iterates.
 
-No single row decides on the layout of a source: the format is chosen that fits most of many rows, and its columns are
-those that most rows fill, in the order of preference. A row that lacks one of them is refused by itself. Rows that have
-none of the columns of the chosen layout, for example where files of several data sets lie together, may have another.
+Of a directory the files of the requested split are read, each record once. No file that could hold records is skipped
+in silence: skipped files are listed with the reason. A row that lacks a column of its layout is refused by itself. Rows
+that have none of the columns of the chosen layout, for example where files of several data sets lie together, may have
+another.
 """
 
+import codecs
 import hashlib
 import itertools
 import logging
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leadspan.errors import DataError
-from leadspan.traces.directories import Listing, list_files
-from leadspan.traces.files import Record, digest_file, kind_of, read_file
-from leadspan.traces.formats import FORMATS, Format, Holds, Layout, parse
-from leadspan.traces.records import Columns, Refusal, RefusalCounter, Row, Trace, is_missing
+from leadspan.traces.files import SUFFIXES, Record, digest_file, head, kind_of, read_file, reading, saved_files, stem_of
+from leadspan.traces.formats import detect, parse
+from leadspan.traces.records import Refusal, RefusalCounter, Trace
 from leadspan.traces.settings import TraceSource
-from leadspan.traces.turns import THINK_TAGS, Tags, tags_in, texts_of
+from leadspan.traces.turns import THINK_TAGS, tags_in, texts_of
 
 if TYPE_CHECKING:
     import datasets
 
 logger = logging.getLogger(__name__)
 
-# Formats whose columns the settings may name; the others have fixed names.
-_MAPPABLE = ("columns", "prompt_response", "messages")
-_SHOWN_COLUMNS = 40  # columns that a message lists
 _SAMPLE = 512  # records from which the layouts of a source are detected
 _SAMPLED_FILES = 16  # files of a directory that the sample comes from
 _NAMED_FILES = 8  # files that a message names
 # A name, or an owner and a name.
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+# Words that name a split in a file or directory name, as `datasets` reads them, and held-out data beside them. Whole
+# words only: `latest` holds no `test`.
+_NAMED = {
+    split: re.compile(rf"(?<![^\W\d_])(?:{words})(?![^\W\d_])", re.IGNORECASE)
+    for split, words in (
+        ("train", "train|training"),
+        ("validation", "validation|valid|val|dev"),
+        ("test", "test|testing|eval|evaluation|heldout|holdout"),
+    )
+}
+# Names that `datasets` writes, and files that lie in data sets without being data.
+_SHARD = re.compile(r"-\d{5}-of-\d{5}")
+_METADATA = {"dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json", "croissant.json"}
+_DOCUMENT = re.compile(r"(readme|licen[cs]e|notice|citation)\b.*|.*\.(md|py|ya?ml)", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of a local path that are read, in reading order."""
+
+    files: tuple[Path, ...]
+    passed_over: tuple[str, ...] = ()  # what could hold records and is not read, each with the reason
 
 
 def read_traces(source: TraceSource) -> Iterator[Trace | Refusal]:
@@ -117,130 +138,9 @@ def tags_warning(source: TraceSource, rendered: tuple[str, str]) -> str | None:
             f"data.rendering.think_open: {rendered[0]!r} is what the student will write, and the records have "
             f"{other!r}; tags of the records are set with data.train.think_open and think_close"
         )
-    if in_records:
-        return None
-    return (
-        f"data.train.think_open: neither {source.think_open!r} nor {source.think_close!r} is in the first records of "
-        f"{source.path}; where the chain of thought has a column of its own, leave both out"
-    )
-
-
-def detect(source: TraceSource, records: Sequence[Record]) -> list[Layout]:
-    """The layouts of a source; the first one is that of most rows.
-
-    Args:
-        source: Its `format`, `columns` and think tags decide, where they are given.
-        records: Many of its rows, at least one.
-
-    Raises:
-        DataError: No format fits, or the named one lacks columns; lists the columns of the source and those needed.
-    """
-    formats = _candidates(source)
-    tags = THINK_TAGS if source.think_open is None else ((source.think_open, source.think_close or ""),)
-    rows = [record.row for record in records]
-    there = {name for row in rows for name in row}
-    # What the settings name is searched for in all rows, and its misfits are refused one by one.
-    is_named = source.format is not None or bool(source.columns.keys() - {"teacher"})
-    layout = _best(formats, rows, tags, is_named) if there.issuperset(source.columns.values()) else None
-    if layout is None:
-        names = [name.encode("utf-8", "backslashreplace").decode()[:60] for name in rows[0]]
-        columns = ", ".join(names[:_SHOWN_COLUMNS]) + (", ..." if len(names) > _SHOWN_COLUMNS else "") or "(none)"
-        form_name = f"the format {source.format!r}" if source.format else "any known format"
-        lines = [f"{records[0].place}: the columns {columns} are not those of {form_name}; needed are ('|' means or)"]
-        lines += [f"  {form.name}: {', '.join(form.needs.values())}{form.note}" for form in formats]
-        lines += [f"  columns: {role} is to be {name!r}" for role, name in source.columns.items() if name not in there]
-        if objects := [name for name, value in zip(names, rows[0].values(), strict=True) if isinstance(value, dict)]:
-            lines.append(f"  objects are not looked into: {', '.join(objects)}; write their texts or turns as columns")
-        remedy = "Name the layout with `format`, or map it with `columns: {prompt: ..., cot: ..., answer: ...}`"
-        remedy = f"{remedy}, `{{prompt: ..., response: ...}}` or `{{conversation: ...}}`; think tags other than"
-        tag_names = " and ".join(opening for opening, _ in tags)
-        raise DataError("\n".join([*lines, f"{remedy} {tag_names} are set with `think_open` and `think_close`."]))
-    layouts = []
-    while layout is not None:
-        layouts.append(layout)
-        rows = [] if is_named else [row for row in rows if not layouts[-1].claims(row)]
-        layout = _best(formats, rows, tags, is_named) if rows else None
-    return layouts
-
-
-def _candidates(source: TraceSource) -> list[Format]:
-    """The formats that the settings leave, with the columns that they name."""
-    format_name = source.format
-    # The column of teachers belongs to any layout, so it takes no part in detecting one.
-    columns: Columns = {role: name for role, name in source.columns.items() if role != "teacher"}
-    if columns and format_name is not None and format_name not in _MAPPABLE:
-        names = ", ".join(f"`format: {name}`" for name in _MAPPABLE)
-        raise DataError(f"{source.path}: `columns` belongs to {names}, not to `format: {format_name}`; drop one")
-    formats = [form for form in FORMATS if format_name is None or format_name in (form.name, *form.also)]
-    if columns:
-        names = _MAPPABLE if format_name is None else (format_name,)
-        formats = [form for form in formats if form.name in names and columns.keys() <= {*form.needs, *form.uses}]
-    if not formats:
-        layout = f"`format: {format_name}` has" if format_name else f"one of {', '.join(_MAPPABLE)} has"
-        raise DataError(f"{source.path}: no {layout} all the roles {', '.join(columns)} of `columns`; drop some")
-
-    return [
-        replace(
-            form,
-            needs={role: columns.get(role, names) for role, names in form.needs.items()},
-            uses={role: columns.get(role, names) for role, names in form.uses.items()},
-        )
-        for form in formats
-    ]
-
-
-def _best(formats: Sequence[Format], rows: Sequence[Row], tags: Tags, is_named: bool) -> Layout | None:
-    """The first format that fits at least half as many rows as the one that fits most, with its columns.
-
-    Where the settings name the layout, columns of other content, and in the end empty ones, are taken too: their rows
-    are refused, each with its reason.
-    """
-    # From the strictest rule to the laxest: what a lax rule alone accepts is taken only where the settings name it.
-    for needs_value, needs_content in ((True, True), (True, False), (False, True), (False, False)):
-        if not (needs_content or is_named):
-            continue
-        layouts: list[tuple[int, Layout]] = []
-        for form in formats:
-            holds = form.holds if needs_content else {}
-            columns = {
-                role: _fullest(rows, names.split("|"), holds.get(role), tags, needs_value)
-                for role, names in form.needs.items()
-            }
-            number = sum(
-                all(_fills(row, name, holds.get(role), tags, needs_value) for role, name in columns.items())
-                and (is_named or form.fits(row))
-                for row in rows
-            )
-            if number or (is_named and all(columns.values()) and not (needs_value or needs_content)):
-                needed = set(columns.values())
-                # Optional columns that the rows have, none of them a needed one.
-                for role, names in form.uses.items():
-                    free = [name for name in names.split("|") if name not in needed]
-                    if column := _fullest(rows, free, None, tags, needs_value=True):
-                        columns[role] = column
-                layouts.append((number, Layout(form, columns, tags)))
-        if layouts:
-            most = max(number for number, _ in layouts)
-            return next(layout for number, layout in layouts if 2 * number >= most)
-    return None
-
-
-def _fills(row: Row, column: str, holds: Holds | None, tags: Tags, needs_value: bool) -> bool:
-    """Whether a row has a column, where asked for a value in it, and content that a test accepts."""
-    if column not in row or (needs_value and is_missing(row[column])):
-        return False
-    try:
-        return holds is None or holds(row[column], tags)
-    except RecursionError:
-        return False
-
-
-def _fullest(rows: Sequence[Row], names: Sequence[str], holds: Holds | None, tags: Tags, needs_value: bool) -> str:
-    """The first column that at least half as many rows fill as the one that most rows fill; "" where none is."""
-    numbers = {name: sum(_fills(row, name, holds, tags, needs_value) for row in rows) for name in names}
-    # Half as many is enough for a preferred name: rows may leave a good column empty now and then.
-    most = max(numbers.values(), default=0)
-    return next((name for name, number in numbers.items() if number and 2 * number >= most), "")
+    neither = f"neither {source.think_open!r} nor {source.think_close!r} is in the first records of {source.path}"
+    remedy = "where the chain of thought has a column of its own, leave both out"
+    return None if in_records else f"data.train.think_open: {neither}; {remedy}"
 
 
 def _sample(source: TraceSource) -> list[Record]:
@@ -296,3 +196,146 @@ def _load_from_hub(source: TraceSource, usual_split: str = "train") -> "datasets
         ) from error
     assert isinstance(loaded, datasets.Dataset)
     return loaded
+
+
+def list_files(path: Path, split: str | None = None, subset: str | None = None, usual: str = "train") -> Listing:
+    """The files that hold the rows of a local path, in reading order.
+
+    The path is a file, a directory of files, or what `Dataset` or `DatasetDict` wrote with `save_to_disk`; `subset` is
+    a directory in it. Where no `split` is given and the path has splits, the `usual` one is read.
+
+    Raises:
+        DataError: Nothing can be read, the split or the subset is not there, or files may hold the same records.
+    """
+    with reading(path):
+        if not path.is_dir():
+            if kind_of(path) is None:
+                kinds = ", ".join(SUFFIXES)
+                raise DataError(f"{path}: the suffix {path.suffix!r} is none of {kinds}; convert the file")
+            if path.exists() and not path.is_file():
+                raise DataError(f"{path}: is not a regular file; write the records to one")
+            if subset is not None:
+                raise DataError(f"{path}: `subset: {subset}` is the name of a directory, this is a file; drop `subset`")
+            named = _split_of((stem_of(path),))
+            if split not in (None, stem_of(path)) and _split_of((split,)) != (named or usual):
+                remedy = f"but its name says {named or 'none'}; drop `split`, or give the file of that split"
+                raise DataError(f"{path}: `split: {split}` is asked for, {remedy}")
+            return Listing((path,))
+        if subset is not None and not (path / subset).is_dir():
+            names = _are(_directories(path))
+            raise DataError(f"{path}: no directory {subset!r} in it; there are {names}; correct `subset`")
+        path /= subset or ""
+        if (path / "dataset_dict.json").is_file():  # what `DatasetDict` wrote, a directory for each split
+            saved = path / (split or usual)
+            if not saved.is_dir():
+                names = _are(_directories(path))
+                raise DataError(f"{saved}: no such split; set `split` to the name of a directory beside it ({names})")
+            return Listing(tuple(saved_files(saved)))
+        passed_over: list[str] = []
+        files = _of_split(path, _gather(path, passed_over), split, usual, passed_over)
+        return Listing(files, tuple(passed_over))
+
+
+def _gather(path: Path, passed_over: list[str]) -> list[Path]:
+    """The files of records in a directory; where it has none, those of its one data directory or its splits."""
+    if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
+        return list(saved_files(path))
+    files: list[Path] = []
+    for entry in sorted(path.iterdir()):
+        if entry.is_dir() or entry.name in _METADATA or entry.name.startswith((".", "_")):
+            continue
+        if kind_of(entry) is None:
+            if not _DOCUMENT.fullmatch(entry.name):
+                passed_over.append(f"{entry.name} (none of {', '.join(SUFFIXES)})")
+        elif entry.is_file():
+            files.append(entry)
+        else:
+            passed_over.append(f"{entry.name} (not a regular file)")
+    below = [directory for directory in _directories(path) if _holds_records(directory)]
+    if files:
+        passed_over += [f"{directory.name}/ (a directory)" for directory in below]
+        return files
+    # Several directories are one source only where each is a split.
+    splits = [directory for directory in below if _split_of((directory.name,))]
+    if len(below) > 1 and len(splits) < len(below):
+        raise DataError(
+            f"{path}: has no file of records itself; set `subset` to one of its directories ({_are(below)})"
+        )
+    if not below:
+        raise DataError(f"{path}: holds no {', '.join(SUFFIXES)} file; correct the path")
+    return [file for directory in below for file in _gather(directory, passed_over)]
+
+
+def _holds_records(directory: Path, depth: int = 3) -> bool:
+    entries = sorted(directory.iterdir())
+    if any(kind_of(e) is not None and e.name not in _METADATA and e.is_file() for e in entries):
+        return True
+    return depth > 1 and any(_holds_records(below, depth - 1) for below in _directories(directory))
+
+
+def _of_split(
+    path: Path, files: Sequence[Path], split: str | None, usual: str, passed_over: list[str]
+) -> tuple[Path, ...]:
+    """The files of a split, refused where two of them may hold the same records in another form.
+
+    They are all the files where no name says a split and none but the usual one is asked for.
+    """
+    by_split: defaultdict[str | None, list[Path]] = defaultdict(list)
+    for file in files:
+        by_split[_split_of(file.relative_to(path).with_name(stem_of(file)).parts)].append(file)
+    if split is not None:
+        # A split of exactly this name first, e.g. `test_hard`; else files whose name only contains a word for it.
+        directories = {file: file.relative_to(path).parts[:-1] for file in files}
+        chosen = [file for file in files if split in (_SHARD.sub("", stem_of(file)), *directories[file])]
+        # Files whose name says no split are not of one that is none of the usual: it may be a name misspelt.
+        if not chosen and (usual_name := _split_of((split,))):
+            chosen = by_split.get(usual_name, [])
+        if not chosen and by_split.keys() == {None} and split == usual:
+            chosen = files
+    else:
+        chosen = files if by_split.keys() == {None} else by_split.get(usual, [])
+    if not chosen:
+        there = "; ".join(f"{name or 'no split'}: {_are(of_split)}" for name, of_split in by_split.items())
+        raise DataError(
+            f"{path}: no file of the split {split or usual} ({there}); set `split`, or give one file as the path"
+        )
+    for name, of_split in by_split.items():
+        reason = f"split {name}" if name else "its name says no split"
+        passed_over += [f"{file.relative_to(path)} ({reason})" for file in of_split if file not in chosen]
+    heads = {file: head(file) for file in chosen}
+    json_files = [file for file in chosen if kind_of(file) == ".json"]
+    objects = [file for file in json_files if not heads[file].removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")]
+    if len(objects) < len(chosen):  # settings and metadata have a name of their own in every tool
+        passed_over += [f"{file.relative_to(path)} (a JSON object among files of records)" for file in objects]
+        chosen = [file for file in chosen if file not in objects]
+    remedy = "which may be the same records twice; give one file as the path, or move the others away"
+    if len({kind_of(file) for file in chosen}) > 1:
+        raise DataError(f"{path}: holds files of several kinds ({_are(chosen)}), {remedy}")
+    # Heads first: hashing every file of a large data set would take minutes.
+    num_with = Counter(heads[file] for file in chosen)
+    alike = [file for file in chosen if heads[file] and num_with[heads[file]] > 1]
+    seen: dict[object, Path] = {}
+    by_name = ((file.with_name(stem_of(file)), file) for file in chosen)
+    for key, file in itertools.chain(by_name, ((digest_file(file, True), file) for file in alike)):
+        if seen.setdefault(key, file) is not file:
+            raise DataError(f"{path}: holds {_are((seen[key], file))}, {remedy}")
+    return tuple(chosen)
+
+
+def _split_of(names: Sequence[str]) -> str | None:
+    """The split that the outermost of some directory and file names says; None where it says none or several."""
+    for part in names:
+        said = [split for split, pattern in _NAMED.items() if pattern.search(part)]
+        if said:
+            return said[0] if len(said) == 1 else None
+    return None
+
+
+def _directories(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith((".", "_")))
+
+
+def _are(paths: Sequence[Path]) -> str:
+    """Some names, for messages."""
+    shown = ", ".join(path.name for path in paths[:5]) or "none"
+    return f"{shown}, ..." if len(paths) > 5 else shown

@@ -1,9 +1,10 @@
 """One record: its values, checked where they are used, and the trace that it becomes or the refusal of it."""
 
 import math
+import re
 import reprlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -18,10 +19,23 @@ Columns = Mapping[str, str]  # role -> column
 
 BYTE_ORDER_MARK = "\ufeff"
 MISTYPED = "missing or mistyped column"
+UNCLOSED = "chain of thought never closed"
 _EXACT_WHOLE = 2.0**53  # above it a float is no whole number that anybody wrote
 # Values in messages are cut short: a row may hold megabytes.
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
+
+# Keys whose content no text can replace.
+MEDIA = ("image", "images", "audio", "audios", "video", "videos", "documents")
+NOT_TEXT_OF_RECORD = ("tools", "functions", *MEDIA)
+# How servers and logs say that a generation did not end by itself.
+_FINISH = "finish_reason|stop_reason|finish_reasons"
+_CUT_OFF = re.compile(
+    "length|max|limit|trunc|incomplete|abort|cancel|error|fail|timeout|filter|safety|recitation|refus|pause|tool|function"
+)
+# Flags, each with what it says of a generation that was cut off.
+_WHEN_CUT = dict.fromkeys(("finished", "is_finished", "completed", "is_complete"), False)
+_WHEN_CUT |= dict.fromkeys(("truncated", "is_truncated"), True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,3 +194,29 @@ def kind_of_value(value: Any) -> str:
 def shown(text: str) -> str:
     """The beginning of a text, for messages."""
     return repr(shortened(text.strip(), 60))
+
+
+def check_text_only(row: Row, keys: Sequence[str], name: str) -> None:
+    """Refuse a record or a turn with something under one of the keys of tools and media."""
+    lost = next((key for key in keys if says_something(row.get(key))), None)
+    if lost is not None:
+        raise Unusable("tools or media, which no trace can carry", f"{name} has {lost!r}")
+
+
+def check_finished(row: Row) -> None:
+    """Refuse a record or a turn that says its generation was cut off."""
+    reason = value_of(row, _FINISH)
+    if isinstance(reason, list) and len(reason) == 1:
+        reason = reason[0]
+    if is_cut_off(reason):
+        raise Unusable(UNCLOSED, f"the finish reason is {reason!r}")
+    if row.get("status") == "incomplete":
+        raise Unusable(UNCLOSED, "'status' is 'incomplete'")
+    for name, when_cut in _WHEN_CUT.items():
+        if flag_of(row.get(name)) is when_cut:
+            raise Unusable(UNCLOSED, f"{name!r} is {str(when_cut).lower()}")
+
+
+def is_cut_off(reason: Any) -> bool:
+    """Whether a finish reason says that the generation did not end by itself: at a limit, by a filter, for a tool."""
+    return isinstance(reason, str) and _CUT_OFF.search(reason.lower()) is not None

@@ -9,19 +9,9 @@ from leadspan.faults import Rule
 from leadspan.settings import Settings
 
 FormatName = Literal[
-    "openthoughts",
-    "bespoke_stratos",
-    "synthetic_1",
-    "llama_nemotron",
-    "openr1_math",
-    "s1k",
-    "messages",
-    "columns",
-    "prompt_response",
-    "gsm8k",
-]
-
-
+    "openthoughts", "bespoke_stratos", "synthetic_1", "llama_nemotron", "openr1_math", "s1k", "messages", "columns",
+    "prompt_response", "gsm8k",
+]  # fmt: skip
 Role = Literal["prompt", "cot", "answer", "response", "conversation", "gold", "system", "teacher"]
 
 

@@ -1,31 +1,22 @@
-"""Turns of a conversation: role and text, and the chain of thought of a reply, wherever it stands.
+"""Turns of a conversation, and the readers of the five forms in which data sets store a trace.
 
-What no chat template could render as text is refused and counted, by an `Unusable` of every function that checks or
-reads: a prompt that lost a tool or an image is another prompt.
+A reader takes a row, the columns of its roles and the think tags of its source, and gives the trace without its
+reference answer. What no chat template could render as text is refused and counted, by an `Unusable` of every function
+that checks or reads: a prompt that lost a tool or an image is another prompt. Whether an answer is right matters only
+where a data set offers several generations with its own verdicts.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from leadspan.traces.records import (
-    MISTYPED,
-    Row,
-    Unusable,
-    flag_of,
-    is_missing,
-    kind_of_value,
-    says_something,
-    shown,
-    text_of,
-    value_of,
-)
+from leadspan.traces import records
+from leadspan.traces.records import MISTYPED, Columns, Row, Trace, Unusable, says_something, shown, text_of, value_of
 
 Tags = Sequence[tuple[str, str]]
 
 THINK_TAGS: Tags = (("<think>", "</think>"), ("<|begin_of_thought|>", "<|end_of_thought|>"))
 SOLUTION_TAGS = ("<|begin_of_solution|>", "<|end_of_solution|>")
-UNCLOSED = "chain of thought never closed"
 TAGS_TWICE = "think tags more than once"
 TEXT_BEFORE = "text before the chain of thought"
 
@@ -34,49 +25,14 @@ _ROLES = {name: name for name in ("system", "developer", "user", "assistant", "t
 _ROLES |= dict.fromkeys(("gpt", "chatgpt", "bot", "model"), "assistant") | {"human": "user"}  # ShareGPT, Gemini
 # Keys of a turn that hold its chain of thought, as servers call them.
 _REASONING = "reasoning_content|reasoning|thinking"
-# Keys whose content no text can replace.
-_MEDIA = ("image", "images", "audio", "audios", "video", "videos", "documents")
-NOT_TEXT_OF_RECORD = ("tools", "functions", *_MEDIA)
-_NOT_TEXT_OF_TURN = ("tool_calls", "function_call", "tools", "functions", *_MEDIA)
+_NOT_TEXT_OF_TURN = ("tool_calls", "function_call", "tools", "functions", *records.MEDIA)
 # Types of the parts of a content, as servers call them; None for a part without a type.
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
 _THOUGHT_PARTS = ("thinking", "reasoning")
-# How servers and logs say that a generation did not end by itself.
-_FINISH = "finish_reason|stop_reason|finish_reasons"
-_CUT_OFF = re.compile(
-    "length|max|limit|trunc|incomplete|abort|cancel|error|fail|timeout|filter|safety|recitation|refus|pause|tool|function"
-)
-# Flags, each with what it says of a generation that was cut off.
-_WHEN_CUT = dict.fromkeys(("finished", "is_finished", "completed", "is_complete"), False)
-_WHEN_CUT |= dict.fromkeys(("truncated", "is_truncated"), True)
 # Flags that say whether a turn is learnt: OpenAI's and Mistral's, Axolotl's.
 _TRAINED = ("weight", "train", "training")
-
-
-def check_text_only(row: Row, keys: Sequence[str], name: str) -> None:
-    """Refuse a record or a turn with something under one of the keys of tools and media."""
-    lost = next((key for key in keys if says_something(row.get(key))), None)
-    if lost is not None:
-        raise Unusable("tools or media, which no trace can carry", f"{name} has {lost!r}")
-
-
-def check_finished(row: Row) -> None:
-    """Refuse a record or a turn that says its generation was cut off."""
-    reason = value_of(row, _FINISH)
-    if isinstance(reason, list) and len(reason) == 1:
-        reason = reason[0]
-    if is_cut_off(reason):
-        raise Unusable(UNCLOSED, f"the finish reason is {reason!r}")
-    if row.get("status") == "incomplete":
-        raise Unusable(UNCLOSED, "'status' is 'incomplete'")
-    for name, when_cut in _WHEN_CUT.items():
-        if flag_of(row.get(name)) is when_cut:
-            raise Unusable(UNCLOSED, f"{name!r} is {str(when_cut).lower()}")
-
-
-def is_cut_off(reason: Any) -> bool:
-    """Whether a finish reason says that the generation did not end by itself: at a limit, by a filter, for a tool."""
-    return isinstance(reason, str) and _CUT_OFF.search(reason.lower()) is not None
+# GSM8K's annotations, such as `<<2*3=6>>`.
+_CALCULATOR = re.compile(r"<<[^<>]*>>")
 
 
 def texts_of(value: Any) -> Iterator[str]:
@@ -110,11 +66,11 @@ def read_reply(turn: Any, column: str, tags: Tags) -> tuple[str, str]:
     message, reasoning = _read_turn(turn, column)
     if message["role"] != "assistant":
         raise Unusable("no assistant turn last", f"the last turn of {column!r} is {message['role']!r}")
-    check_finished(turn)
+    records.check_finished(turn)
     # Learnt as a whole or not at all: what a token weighs is set by section, for all records.
     for name in _TRAINED:
         value = turn.get(name)
-        if not is_missing(value) and (flag := flag_of(value)) is not True:
+        if not records.is_missing(value) and (flag := records.flag_of(value)) is not True:
             reason = "turn that is not to be learnt" if flag is False else "weight that is neither 0 nor 1"
             raise Unusable(reason, f"the last turn of {column!r} has {name!r} {value!r}")
     # An empty reasoning key beside think tags in the text is a server's default.
@@ -158,7 +114,7 @@ def split_reasoning(text: str, tags: Tags = THINK_TAGS) -> tuple[str, str]:
         raise Unusable(TAGS_TWICE, ", ".join(f"{count} x {tag}" for tag, count in counts.items()))
     opening, closing = families[0]
     if closing not in counts:
-        raise Unusable(UNCLOSED, f"{opening} without {closing}")
+        raise Unusable(records.UNCLOSED, f"{opening} without {closing}")
     head, _, answer = text.partition(closing)
     if opening in answer:
         raise Unusable("think tags out of order", f"{closing} comes before {opening}")
@@ -199,7 +155,7 @@ def _read_turn(turn: Any, column: str) -> tuple[dict[str, str], str | None]:
     """Role and text of a turn, and its chain of thought where that stands in a part or under a key of its own."""
     if not isinstance(turn, dict):
         raise Unusable(MISTYPED, f"a turn of {column!r} is {type(turn).__name__}, role and content are needed")
-    check_text_only(turn, _NOT_TEXT_OF_TURN, f"a turn of {column!r}")
+    records.check_text_only(turn, _NOT_TEXT_OF_TURN, f"a turn of {column!r}")
     role = value_of(turn, "role|from")
     if not isinstance(role, str) or role not in _ROLES:
         raise Unusable("unknown role", f"{role!r} in {column!r}; known are {', '.join(_ROLES)}")
@@ -237,4 +193,117 @@ def _joined(value: Any, column: str) -> str:
         return _joined(value_of(value, "text|content"), column)
     if isinstance(value, list):
         return "\n".join(_joined(part, column) for part in value)
-    raise Unusable(MISTYPED, f"{column!r} is {kind_of_value(value)}, text is needed")
+    raise Unusable(MISTYPED, f"{column!r} is {records.kind_of_value(value)}, text is needed")
+
+
+def read_columns(row: Row, columns: Columns, tags: Tags) -> Trace:
+    """Prompt, chain of thought and answer in columns of their own, without tags."""
+    cot = value_of(row, columns["cot"])
+    if isinstance(cot, list):  # s1K keeps its trajectory in a list, and joins it so
+        cot = "\n".join(text_of(part, columns["cot"]) for part in cot)
+    answer = records.text_or_number(value_of(row, columns["answer"]), columns["answer"])
+    names = (columns["cot"], columns["answer"])
+    prompt = _prompt(row, columns)
+    return Trace(prompt, *separate(text_of(cot, columns["cot"]), answer, names, tags))
+
+
+def read_response(row: Row, columns: Columns, tags: Tags) -> Trace:
+    """A prompt, and a response with chain of thought and answer in it: one text, or turns that end with the reply."""
+    switch = columns.get("switch")
+    if switch is not None and row.get(switch) == "off":
+        raise Unusable("reasoning switched off", f"the column {switch!r} is 'off'")
+    name = columns["response"]
+    response = value_of(row, name)
+    if not isinstance(response, list):
+        return Trace(_prompt(row, columns), *split_reasoning(text_of(response, name), tags))
+    # An empty list has no reply either; `read_reply` says so.
+    *before, reply = response or [None]
+    prompt = (*_prompt(row, columns), *read_prompt_turns(before, name))
+    return Trace(prompt, *read_reply(reply, name, tags))
+
+
+def read_generations(row: Row, columns: Columns, tags: Tags) -> Trace:
+    """The first complete generation that was verified: by rule, or if there is none, by a judging model."""
+    texts = records.list_of(row, columns["generations"])
+    complete = _flags(row, columns.get("complete"), len(texts), absent=True)
+    reasons = value_of(row, columns["finish"]) if "finish" in columns else None
+    if isinstance(reasons, list) and len(reasons) == len(texts):
+        complete = [
+            is_complete and not records.is_cut_off(why) for is_complete, why in zip(complete, reasons, strict=True)
+        ]
+    records.list_of(row, columns["verified"])
+    # A rule's verdict is surer than that of a judging model.
+    for verdict in (columns["verified"], columns.get("judged")):
+        right = _flags(row, verdict, len(texts), absent=False)
+        text = next((text for text, *flags in zip(texts, right, complete, strict=True) if all(flags)), None)
+        if text is not None:
+            parts = split_reasoning(text_of(text, columns["generations"]), tags)
+            return Trace(_prompt(row, columns), *parts)
+    raise Unusable("no generation verified correct", f"none of {len(texts)} is both right and complete")
+
+
+def read_conversation(row: Row, columns: Columns, tags: Tags) -> Trace:
+    """Turns, the last one by the assistant; its chain of thought in tags, in a part, or under a key of its own."""
+    name = columns["conversation"]
+    conversation = records.list_of(row, name)
+    if not conversation:
+        raise Unusable("no assistant turn last", f"the last turn of {name!r} is missing")
+    prompt = _with_system(read_prompt_turns(conversation[:-1], name), row, columns)
+    return Trace(prompt, *read_reply(conversation[-1], name, tags))
+
+
+def read_worked_solution(row: Row, columns: Columns, tags: Tags) -> Trace:
+    """GSM8K: a worked solution, without its `<<...>>` calculator annotations, and its result after `####`."""
+    name = columns["response"]
+    cot, marker, answer = text_of(value_of(row, name), name).rpartition("####")
+    if not marker:
+        raise Unusable("no result after ####", f"{name!r} is {shown(answer)}")
+    cot, answer = separate(_CALCULATOR.sub("", cot), answer, ("solution", "result"), tags)
+    return Trace(_prompt(row, columns), cot, answer, gold=answer)
+
+
+def read_gold(row: Row, column: str) -> tuple[str | None, str]:
+    """The reference answer, or None and why there is none: it never refuses a record."""
+    value = value_of(row, column)
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, list | dict | bool) and (value is False or says_something(value)):
+        return None, {list: "a list of several", dict: "an object", bool: "true or false"}[type(value)]
+    if not says_something(value) and value != 0:
+        return None, "missing"
+    try:
+        gold = records.text_or_number(value, column).strip()
+        gold.encode()
+    except Unusable:
+        return None, "neither text nor a number"
+    except UnicodeEncodeError:
+        return None, "not valid UTF-8"
+    return (gold, "") if gold else (None, "missing")
+
+
+def _prompt(row: Row, columns: Columns) -> tuple[dict[str, str], ...]:
+    name = columns["prompt"]
+    value = value_of(row, name)
+    if isinstance(value, list):
+        return _with_system(read_prompt_turns(value, name), row, columns)
+    text = text_of(value, name)
+    if name == "instruction" and says_something(row.get("input")):
+        text = f"{text}\n\n{text_of(row['input'], 'input')}"  # Alpaca's second column: what to apply it to
+    return _with_system([{"role": "user", "content": text}], row, columns)
+
+
+def _with_system(messages: list[dict[str, str]], row: Row, columns: Columns) -> tuple[dict[str, str], ...]:
+    """Messages behind the system prompt of a column; those that begin with one keep it."""
+    text = value_of(row, columns["system"]) if "system" in columns else None
+    if text is not None and (not messages or messages[0]["role"] != "system"):
+        text = text_of(text, columns["system"])
+        messages = [{"role": "system", "content": text}, *messages] if text.strip() else messages
+    return tuple(messages)
+
+
+def _flags(row: Row, column: str | None, number: int, absent: bool) -> list[bool]:
+    """Verdicts on generations; those of an optional column that is no list of as many are absent."""
+    values: Any = None if column is None else row.get(column)
+    if not isinstance(values, list) or len(values) != number:
+        return [absent] * number
+    return [isinstance(value, int | float) and value == 1 for value in values]  # a text "False" is no verdict
