@@ -281,6 +281,16 @@ def test_a_benchmark_without_the_named_column_says_so(shared: Path) -> None:
 
 
 @pytest.mark.slow
+def test_choices_that_the_model_is_not_shown_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    row = {"question": "Which?", "options": ["one", "two"], "answer": 1}
+    (problem,) = load_task(task(tmp_path, row))
+    assert problem.text == "Which?" and "the column options is not shown to the model" in caplog.text
+    caplog.clear()
+    load_task(task(tmp_path, {**row, "options": []}))
+    load_task(task(tmp_path, row, choices={"columns": ["options"]}, grader="choice"))
+    assert not caplog.text
+
+
 def test_golds_that_cannot_be_read_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     golds = ["12", "-1./3", "np.arcsin(10/13)", "$(1,2)$.", "Evelyn", r"\left( \frac{", "t(0,4]"]
     settings = task(tmp_path, *({"problem": f"q{i}", "answer": gold} for i, gold in enumerate(golds)))

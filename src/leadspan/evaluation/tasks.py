@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 _PROBLEM = ("problem", "question", "prompt", "Problem", "Question", "input")
 _ANSWER = ("gold", "answer", "final_answer", "Answer", "target", "expected_answer")
 _SOLUTION = "solution"
+_CHOICES = ("choices", "options", "endings")
 _TRUTHS = {"True": ("true", "yes"), "False": ("false", "no")}
 _FIELD = re.compile(r"\{([^{}]+)\}")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -75,12 +76,15 @@ def load_task(settings: TaskSettings) -> list[Problem]:
         DataError: The source cannot be read, or a record is broken or lacks a column.
     """
     drawn: list[Problem] = []
+    unshown: str | None = None
     if settings.generated is None:
         for record in read_records(settings.source, "test"):
             where = f"task {settings.name}: {record.place}"
             if isinstance(record, Refusal):
                 raise DataError(f"{where}: {record.detail}; correct the record")
             drawn.append(_read(record.row, where, settings))
+            is_shown = settings.choices is not None or any(name in (settings.problem or "") for name in _CHOICES)
+            unshown = unshown or next((name for name in _CHOICES if record.row.get(name) and not is_shown), None)
     else:
         number, where = settings.limit or NUM_GENERATED, f"task {settings.name}"
         for question, gold, entry in generated_problems(settings.generated, settings.options, number, where):
@@ -96,6 +100,11 @@ def load_task(settings: TaskSettings) -> list[Problem]:
         problems[problem.problem_id] = problem
     if not problems:
         raise DataError(f"task {settings.name}: {settings.path} holds no problem")
+    if unshown is not None:
+        logger.warning(
+            "task %s: the column %s is not shown to the model; if it holds the choices, set grader: choice and "
+            "choices: {columns: [%s]}", settings.name, unshown, unshown,
+        )  # fmt: skip
     return list(problems.values())
 
 
