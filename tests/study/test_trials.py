@@ -80,6 +80,13 @@ def test_windows_of_cuts_that_differ_in_their_stop_have_names_of_their_own(tmp_p
     assert windows == ["random_window 0.5", "random_window 0.5 (stop append_eos)"]
 
 
+def test_a_window_that_is_a_control_has_another_name_than_one_that_is_a_condition(tmp_path: Path) -> None:
+    axes = {"cut": [{"kind": "full"}, {**LEAD, "stop": "append_eos"}, {"kind": "random_window", "p": 0.5}]}
+    study, place = toy_study(tmp_path, axes=axes, controls=["random_window"], seeds=[0])
+    windows = [(trial.recipe.name, trial.control) for trial in plan_study(study, place).trials][2:]
+    assert windows == [("random_window 0.5", None), ("random_window 0.5 (stop append_eos)", "random_window")]
+
+
 def test_students_that_learn_from_rollouts_alone_have_no_controls_of_their_cut(tmp_path: Path) -> None:
     on_policy = ["rollout={horizon: {kind: fixed, tokens: 8}}", "loss={kl_weight: 1}"]
     wanted: list[Any] = ["equal_tokens", "random_window"]

@@ -95,7 +95,9 @@ def controls(
             # A window that is a condition of the study already is not run twice.
             settings = {condition.recipe.model_dump_json(exclude={"name"}) for condition in conditions}
             new = [window for key, window in windows.items() if key not in settings]
-            of_control = [trial for window in named(study, new) for trial in over_seeds(study, window)]
+            # Beside all conditions: a window among these may differ from a control in what labels leave out.
+            renamed = named(study, [*conditions, *more, *new])[len(conditions) + len(more) :]
+            of_control = [trial for window in renamed for trial in over_seeds(study, window)]
         elif control == "cross_entropy":
             for condition in (condition for condition in conditions if condition.recipe.teacher is not None):
                 values = condition.recipe.model_dump(mode="json") | {"name": f"{condition.recipe.name}, cross-entropy"}
