@@ -115,7 +115,7 @@ def adaptive_with_given_share(parts: Parts, options: LossSettings) -> torch.Tens
 )
 def test_scaled_and_capped_logits_of_student_and_teacher(transform: LogitTransform) -> None:
     parts = Parts(n=9, v=13)
-    parts.targets = DenseTargets(parts.targets.hidden, parts.targets.head, scale=0.5, softcap=4.0)
+    parts.targets = DenseTargets(parts.targets.hidden, parts.targets.head, LogitTransform(0.5, 4.0))
 
     def capped(z: torch.Tensor, scale: float, cap: float | None) -> torch.Tensor:
         return z * scale if cap is None else cap * torch.tanh(z * scale / cap)

@@ -121,7 +121,7 @@ def _chunk_rows(
             )
         part = blocks(token_rows, transform)
         return lambda z_s, z_t, at, *per_row: part((z_s,), (*per_row, log_probs[at].to(z_s.dtype))), blocks.multiple
-    of_teacher = LogitTransform(targets.scale, targets.softcap)
+    of_teacher = targets.transform
     if is_drawn:
         part = blocks(token_rows, transform)
 

@@ -238,7 +238,7 @@ def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
             with ShardWriter(output / SHARDS_DIR, len(entries), manifest) as writer:
                 for batch, rows in new_rows.items():
                     writer.write([example_id for _, example_id in rows], [shard.row(batch, row) for row, _ in rows])
-                entries.append(writer.close())
+                entries.append(ShardReader(writer.close(), manifest).entry())
         counts = {
             "num_sequences": sum(entry.num_rows for entry in entries),
             "num_positions": sum(entry.num_positions for entry in entries),

@@ -115,7 +115,6 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         self.directory, self.number = directory, number
         self.schema = schema_of(manifest)
         self.names = self.schema.names[len(KEY_COLUMNS) :]
-        self.num_rows = self.num_positions = 0
         # A hidden name with the process id: readers never take it for a shard, and two processes never share it.
         self._staged = directory / f".{number:05d}.{os.getpid()}.tmp"
         self._file = _HashingFile(io.FileIO(self._staged, "w"))
@@ -149,22 +148,19 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
             values = pa.array(np.concatenate([row[name] for row in rows]), self.schema.field(name).type.value_type)
             arrays.append(pa.LargeListArray.from_arrays(offsets, values))
         self._writer.write_batch(pa.record_batch(arrays, schema=self.schema))
-        self.num_rows += len(rows)
-        self.num_positions += sum(len(row["input_ids"]) - 1 for row in rows)
 
-    def close(self) -> ShardEntry:
+    def close(self) -> Path:
         """Finish the file, bring it to disk, and rename it after its content."""
         self._pending.result()
         self._writer.close()
         self._file.flush()
         # On disk before the rename: after a power cut a complete name must not stand for an empty file.
         os.fsync(self._file.fileno())
-        size = self._file.tell()
         self._file.close()
         name = f"{self.number:05d}-{self._file.digest.hexdigest()[:32]}{SUFFIX}"
-        self._staged.replace(self.directory / name)
+        path = self._staged.replace(self.directory / name)
         sync_directory(self.directory)
-        return ShardEntry(name=name, num_rows=self.num_rows, num_positions=self.num_positions, num_bytes=size)
+        return path
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._thread.shutdown()  # waits, so that after an error too the file is not closed while a batch is written

@@ -18,6 +18,7 @@ from leadspan.data.examples import Example
 from leadspan.data.packing import SparseRows, StoredRows
 from leadspan.errors import CacheError, TargetsError
 from leadspan.files import file_hash
+from leadspan.models.heads import LogitTransform
 from leadspan.teacher.codecs import Arrays, decode, logsumexp_column, outside_column
 from leadspan.teacher.manifest import HEAD_FILE, SHARDS_DIR, read_joined, read_parts
 from leadspan.teacher.settings import Hidden
@@ -170,7 +171,7 @@ class TargetStore:
         if "hidden" in stored:
             entry = self.manifest.head
             assert entry is not None and head is not None, "checked by load_head"
-            return DenseTargets(stored["hidden"].to(head.dtype), head, entry.scale, entry.softcap)
+            return DenseTargets(stored["hidden"].to(head.dtype), head, LogitTransform(entry.scale, entry.softcap))
         return SparseTargets(**stored)
 
     def load_head(self, part: Path | None = None) -> torch.Tensor | None:

@@ -16,6 +16,8 @@ from leadspan.errors import TargetsError
 from leadspan.models.forward import final_hidden_states
 from leadspan.models.heads import LogitTransform, head_weight, products_of, transform_of
 
+_AS_IT_IS = LogitTransform()
+
 
 @dataclass(frozen=True, slots=True)
 class DenseTargets:
@@ -24,14 +26,12 @@ class DenseTargets:
     Attributes:
         hidden: Final hidden states at the weighted positions, [m, d_t].
         head: Output projection, [V_t, d_t].
-        scale: Factor on the product, for models that scale their logits.
-        softcap: `z <- softcap * tanh(z / softcap)` after the scale, for models that cap their logits.
+        transform: What the model does to the product.
     """
 
     hidden: Float[torch.Tensor, "m d_t"]
     head: Float[torch.Tensor, "V_t d_t"]
-    scale: float = 1.0
-    softcap: float | None = None
+    transform: LogitTransform = _AS_IT_IS
 
     def select(self, keep: Bool[torch.Tensor, "m"]) -> "DenseTargets":
         """The targets at some of the positions."""
@@ -135,10 +135,8 @@ def freeze(teacher: PreTrainedModel, device: torch.device | None = None) -> PreT
 def live_targets(teacher: PreTrainedModel, batch: Batch) -> DenseTargets:
     """The targets of a frozen teacher, sharded or not, at the weighted positions of a batch; no logits are formed."""
     # Called, not `teacher.forward`: FSDP gathers weights in the hooks of the call.
-    hidden = teacher(batch=batch)
-    transform = transform_of(teacher)
-    head = head_weight(teacher)
-    return DenseTargets(hidden.to(head.dtype), head, transform.scale, transform.cap)  # accelerate widens outputs
+    hidden, head = teacher(batch=batch), head_weight(teacher)
+    return DenseTargets(hidden.to(head.dtype), head, transform_of(teacher))  # accelerate widens outputs
 
 
 def teacher_logits(targets: DenseTargets, rows: slice, num_tokens: int | None = None) -> torch.Tensor:
@@ -153,4 +151,4 @@ def teacher_logits(targets: DenseTargets, rows: slice, num_tokens: int | None = 
     else:
         with products_of(torch.promote_types(hidden.dtype, head.dtype)):
             product = hidden.to(wide) @ head.to(wide).T
-    return LogitTransform(targets.scale, targets.softcap).logits(product)
+    return targets.transform.logits(product)
