@@ -1,6 +1,7 @@
 """From hidden states to tokens: the head's weights, what a model does to their product, and draws of tokens."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -88,9 +89,7 @@ def _full_tensor(parameter: torch.Tensor) -> torch.Tensor:
 def transform_of(model: PreTrainedModel) -> LogitTransform:
     """How a model scales and caps its logits, read from its config."""
     config = model.config.get_text_config()
-    scale = 1.0
-    for name in _FACTORS:
-        scale *= getattr(config, name, None) or 1.0
+    scale = math.prod(getattr(config, name, None) or 1.0 for name in _FACTORS)
     scale /= getattr(config, "logits_scaling", None) or 1.0
     caps = (getattr(config, name, None) for name in _CAPS)
     return LogitTransform(float(scale), next((cap for cap in caps if cap is not None), None))

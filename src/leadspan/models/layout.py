@@ -7,6 +7,7 @@ those of its hidden states and head, is refused.
 
 import contextlib
 import copy
+import itertools
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -139,12 +140,10 @@ def _is_exact(model: PreTrainedModel, layout: Layout, own_attention: str) -> boo
 
 def _in_layout(model: PreTrainedModel, rows: list[torch.Tensor], layout: Layout) -> torch.Tensor:
     positions = torch.cat([torch.arange(len(row), device=model.device) for row in rows])
-    borders = [0]
-    for row in rows:
-        borders.append(borders[-1] + len(row))
-    positions_to_keep = torch.arange(borders[-1], device=model.device)
+    borders = (0, *itertools.accumulate(len(row) for row in rows))
     setattr(model, LAYOUT, layout)
-    return final_hidden_states(model, torch.cat(rows)[None], positions[None], tuple(borders), positions_to_keep)
+    everywhere = torch.arange(borders[-1], device=model.device)
+    return final_hidden_states(model, torch.cat(rows)[None], positions[None], borders, everywhere)
 
 
 def _own_attention(model: PreTrainedModel) -> str:

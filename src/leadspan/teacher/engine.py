@@ -94,13 +94,11 @@ def uniform_offsets(sequences: Sequence[Example], codec: object) -> torch.Tensor
     """One uniform number per position, from the seed and the sequence alone: the same in any pack, on any rank."""
     if not isinstance(codec, Sampled):
         return None
-    drawn = [
+    drawn = []
+    for example in sequences:
         # Seeded by the sequence itself: packs, ranks and resumes may order sequences in any way.
-        np.random.default_rng([codec.seed, *np.frombuffer(sequence_hash(e.input_ids), dtype="<u4").tolist()]).random(
-            len(e.input_ids) - 1
-        )
-        for e in sequences
-    ]
+        words = np.frombuffer(sequence_hash(example.input_ids), dtype="<u4").tolist()
+        drawn.append(np.random.default_rng([codec.seed, *words]).random(len(example.input_ids) - 1))
     return torch.from_numpy(np.concatenate(drawn))
 
 
