@@ -179,8 +179,6 @@ def _server() -> subprocess.Popen[bytes]:
 
 def serve() -> None:
     """Start what is asked for on standard input; when that is closed, nothing that was started goes on."""
-    import leadspan.pipeline.capture
-    import leadspan.pipeline.run  # noqa: F401
 
     gc.collect()
     gc.freeze()  # a run of the Trainer asks for two whole collections: of what is imported they take half a second

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.record import Figure, Outcome, Spread
 from benchmarks.store_world import qwen3, recipe, write_tokenizer
-from leadspan.pipeline.capture import prepare_capture
+from leadspan.pipeline.run import prepare_capture
 from leadspan.pipeline.run import run as run_recipe
 from leadspan.recipe import Recipe
 from leadspan.teacher.capture import run_capture

@@ -29,7 +29,7 @@ from leadspan.losses.settings import LossSettings
 from leadspan.models.heads import head_of
 from leadspan.models.loading import load_model
 from leadspan.models.settings import Pretrained
-from leadspan.pipeline.capture import prepare_capture
+from leadspan.pipeline.run import prepare_capture
 from leadspan.pipeline.run import run as run_recipe
 from leadspan.recipe import Recipe
 from leadspan.settings import validate

@@ -14,8 +14,8 @@ from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
 from leadspan.models.shapes import shape_from, shape_of
 from leadspan.teacher.targets import freeze, live_targets
-from leadspan.training.adapters import with_adapters
 from leadspan.training.settings import Lora
+from leadspan.training.train import with_adapters
 from toys import VOCAB, tiny, toy_examples
 
 ARCHITECTURES = {

@@ -11,7 +11,7 @@ from leadspan.doctor.fit_checks import Check, CheckInputs, disk_and_memory, end_
 from leadspan.inputs import prepare_data
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
-from leadspan.pipeline.capture import prepare_capture
+from leadspan.pipeline.run import prepare_capture
 from leadspan.planning.prediction import cost_model_of, predict
 from leadspan.planning.rollouts import predict_run
 from leadspan.recipe import Recipe

@@ -14,8 +14,8 @@ from leadspan.models.forward import final_hidden_states
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
 from leadspan.teacher.targets import freeze
-from leadspan.training.adapters import with_adapters
 from leadspan.training.settings import Lora
+from leadspan.training.train import with_adapters
 from toys import tiny
 
 TOKENS = 512

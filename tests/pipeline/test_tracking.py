@@ -3,10 +3,12 @@ import json
 import shutil
 import sqlite3
 import struct
+import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -188,6 +190,24 @@ def test_a_tracker_that_cannot_be_opened_ends_the_run_and_one_that_fails_later_d
         Trackers(recipe) as it,
     ):
         it.start()
+
+
+def test_a_resumed_run_continues_its_run_of_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a stand-in, since Trackio is no dependency: without an id a resumed run would begin a new one."""
+    begun: list[str] = []
+
+    def init(**options: Any) -> SimpleNamespace:
+        begun.append(options["resume"])
+        return SimpleNamespace(id="7", log=lambda *_, **__: None, finish=lambda: None)
+
+    stand_in = ModuleType("trackio")
+    vars(stand_in)["init"] = init
+    monkeypatch.setitem(sys.modules, "trackio", stand_in)
+    recipe = tracked_recipe(tmp_path, "trackio")
+    for step in (0, 3, 0):
+        with Trackers(recipe) as trackers:
+            trackers.start(step)
+    assert begun == ["never", "must", "never"]
 
 
 def test_tensorboard_has_a_row_of_settings_and_figures(tmp_path: Path) -> None:

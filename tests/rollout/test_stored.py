@@ -12,8 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from leadspan.errors import CacheError, SettingsError, TargetsError
 from leadspan.files import with_checksum
-from leadspan.pipeline.capture import prepare_capture
-from leadspan.pipeline.run import run
+from leadspan.pipeline.run import prepare_capture, run
 from leadspan.recipe import Recipe
 from leadspan.settings import validate
 from leadspan.teacher.capture import run_capture

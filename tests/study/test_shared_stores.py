@@ -10,8 +10,7 @@ from rich.console import Console
 
 from leadspan.cli import main
 from leadspan.errors import CacheError, SettingsError, TargetsError
-from leadspan.pipeline.capture import prepare_capture
-from leadspan.pipeline.run import run
+from leadspan.pipeline.run import prepare_capture, run
 from leadspan.recipe import Recipe
 from leadspan.settings import dump_yaml
 from leadspan.status import StatusHandler

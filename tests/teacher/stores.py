@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow.ipc
 
-from leadspan.pipeline.capture import prepare_capture
+from leadspan.pipeline.run import prepare_capture
 from leadspan.recipe import Recipe
 from leadspan.teacher.capture import run_capture
 from leadspan.teacher.store import TargetStore

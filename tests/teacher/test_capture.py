@@ -23,8 +23,7 @@ from leadspan.costs.memory import BatchSize
 from leadspan.errors import CacheError, ModelError, SettingsError, TargetsError
 from leadspan.files import write_atomically
 from leadspan.inputs import prepare_data
-from leadspan.pipeline.capture import prepare_capture
-from leadspan.pipeline.run import run
+from leadspan.pipeline.run import prepare_capture, run
 from leadspan.planning.prediction import cost_model_of
 from leadspan.recipe import Recipe
 from leadspan.settings import validate
@@ -40,7 +39,7 @@ from stores import capture_recipe, captured, copy_of, stored
 from toys import tiny
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["leadspan.pipeline.capture"])
+CONTEXT.set_forkserver_preload(["leadspan.pipeline.run"])
 
 
 def capture_of(recipe: Recipe) -> TargetStore:

@@ -14,8 +14,7 @@ from leadspan.doctor.doctor import examine
 from leadspan.errors import RunError, SettingsError, TargetsError
 from leadspan.inputs import prepare_data
 from leadspan.models.loading import load_model
-from leadspan.pipeline.capture import prepare_capture
-from leadspan.pipeline.run import run
+from leadspan.pipeline.run import prepare_capture, run
 from leadspan.planning.prediction import cost_model_of
 from leadspan.recipe import Recipe
 from leadspan.stages import checked_teacher, training_inputs

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from leadspan.inputs import prepare_data
 from leadspan.models.loading import load_model
-from leadspan.pipeline.capture import prepare_capture
+from leadspan.pipeline.run import prepare_capture
 from leadspan.planning.plan import plan_recipe
 from leadspan.teacher.capture import estimate_capture, load_teacher
 from leadspan.teacher.settings import Sampled

@@ -19,7 +19,7 @@ from leadspan.inputs import prepare_data
 from leadspan.losses.chunked import chunked_loss
 from leadspan.losses.settings import LossSettings, ReverseKl, check_loss
 from leadspan.models.loading import load_model
-from leadspan.pipeline.capture import prepare_capture
+from leadspan.pipeline.run import prepare_capture
 from leadspan.recipe import Recipe
 from leadspan.stages import checked_teacher
 from leadspan.teacher.capture import run_capture

@@ -33,10 +33,10 @@ from leadspan.stages import end_ids
 from leadspan.status import STATUS_SECONDS, StatusHandler, report_detail, report_status
 from leadspan.teacher.source import NoTeacher
 from leadspan.teacher.targets import live_targets
-from leadspan.training.adapters import with_adapters
 from leadspan.training.callbacks import EnergyMeter, MetricsFile, ProgressCallback
 from leadspan.training.settings import Lora, TrainingSettings
 from leadspan.training.steps import plan_steps
+from leadspan.training.train import with_adapters
 from leadspan.training.trainer import DistillationTrainer
 from recipes import metrics, toy_recipe, write_recipe
 from toys import tiny

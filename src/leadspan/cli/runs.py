@@ -42,7 +42,7 @@ def capture(options: argparse.Namespace) -> None:
     recipe = read_recipe(options, ["data", "student", "teacher"] if options.dry_run else ["data", "teacher"])
     check_capture(recipe)
     load_libraries()
-    from leadspan.pipeline.capture import prepare_capture
+    from leadspan.pipeline.run import prepare_capture
     from leadspan.ranks import process_state
     from leadspan.status import report_status
     from leadspan.teacher.capture import estimate_capture, load_teacher, run_capture

@@ -8,7 +8,7 @@ trackers, numbers of processes, and paths.
 import itertools
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from leadspan.data.sections import Renderer
 from leadspan.data.settings import HeldOutSource
 from leadspan.errors import RunError, SettingsError
 from leadspan.evaluation.subject import SUFFIX
-from leadspan.files import checksum, full_disk_reported, locked, write_atomically
+from leadspan.files import checksum, fault, full_disk_reported, is_sealed, locked, write_atomically
 from leadspan.models.loading import content_id
 from leadspan.ranks import process_state
 from leadspan.recipe import Recipe, load_recipe
@@ -27,7 +27,7 @@ from leadspan.teacher.manifest import read_joined
 from leadspan.teacher.settings import NO_ACCESS, Served, StoredTargets
 from leadspan.text import shortened
 from leadspan.traces.read import fingerprint
-from leadspan.training.checkpoints import identity_files
+from leadspan.training.checkpoints import step_directories
 from leadspan.training.result import IDENTITY_FILE
 
 logger = logging.getLogger(__name__)
@@ -143,37 +143,36 @@ def identity_of(recipe: Recipe, renderer: Renderer) -> Identity:
 def check_identity(now: Identity, directory: Path) -> None:
     """Compare a resumed run with the one that was started.
 
+    A damaged identity is taken from the last whole checkpoint.
+
     Raises:
         RunError: Another recipe, or other inputs; names all that differs. Or there is no readable identity.
     """
-    begun = _begun(directory)
-    differences = [
-        f"{name} was {_shown(begun.settings, name)}, is {_shown(now.settings, name)}"
-        for name in _changed(begun.settings, now.settings)
-    ]
-    differences += [f"{name} has another content" for name in _changed(begun.contents, now.contents)]
+    path = directory / IDENTITY_FILE
+    begun = wrong = _read(path)
+    for checkpoint in reversed(step_directories(directory)):
+        if isinstance(begun, Identity):
+            break
+        # A copy counts where the digests of its checkpoint vouch for it.
+        if is_sealed(checkpoint) and not fault(checkpoint, [IDENTITY_FILE]):
+            begun = _read(checkpoint / IDENTITY_FILE)
+            if isinstance(begun, Identity):
+                logger.warning("%s: %s; that of %s is taken", path, wrong, checkpoint.name)
+    if not isinstance(begun, Identity):
+        raise RunError(f"{path}: {wrong}, so the recipe that the run was started with is unknown; give another output")
+    old, new, differences = begun.settings, now.settings, list[str]()
+    for name in {**old, **new}:
+        if old.get(name) != new.get(name):
+            was, now_is = (shortened(json.dumps(of[name]), 80) if name in of else "absent" for of in (old, new))
+            differences.append(f"{name} was {was}, is {now_is}")
+    for name in {**begun.contents, **now.contents}:
+        if begun.contents.get(name) != now.contents.get(name):
+            differences.append(f"{name} has another content")
     if differences:
         raise RunError(
             f"{directory}: the run was started with another recipe or other inputs ({'; '.join(differences)}); resume "
             "with what it was started with, or give another output"
         )
-
-
-def _begun(directory: Path) -> Identity:
-    """The identity that was written when the run was started; a damaged one is taken from the last whole checkpoint.
-
-    Raises:
-        RunError: There is no whole one.
-    """
-    path, *copies = identity_files(directory)
-    identity = _read(path)
-    if isinstance(identity, Identity):
-        return identity
-    for copied in copies:
-        if isinstance(earlier := _read(copied), Identity):
-            logger.warning("%s: %s; that of %s is taken", path, identity, copied.parent.name)
-            return earlier
-    raise RunError(f"{path}: {identity}, so the recipe that the run was started with is unknown; give another output")
 
 
 def _read(path: Path) -> Identity | str:
@@ -187,13 +186,3 @@ def _read(path: Path) -> Identity | str:
         return "not found"
     except (ValueError, AttributeError, TypeError, RecursionError):  # pydantic's is a ValueError
         return "damaged"
-
-
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    return [name for name in {**before, **now} if before.get(name) != now.get(name)]
-
-
-def _shown(settings: Mapping[str, Any], name: str) -> str:
-    if name not in settings:
-        return "absent"
-    return shortened(json.dumps(settings[name]), 80)

@@ -65,7 +65,22 @@ class Trackers(TrainerCallback, AbstractContextManager["Trackers"]):
         """Close the trackers, and report a failure to those that show how a run ended."""
         for name, tracker in self._open.items():
             try:
-                _close(tracker, has_failed=error is not None)
+                match tracker:
+                    case TensorBoardTracker():
+                        if error is None:
+                            from torch.utils.tensorboard.summary import hparams
+
+                            # That the run has ended well.
+                            tracker.tracker._get_file_writer().add_summary(hparams({}, {})[2])
+                        tracker.finish()
+                    case WandBTracker():
+                        tracker.tracker.finish(exit_code=int(error is not None))
+                    case MLflowTracker():
+                        import mlflow  # pyright: ignore[reportMissingImports]  # not among our dependencies
+
+                        mlflow.end_run("FINISHED" if error is None else "FAILED")
+                    case _:
+                        tracker.finish()
             except Exception as fault:  # an error of a tracker must not fail the run
                 _warn(name, fault)
         self._open = {}
@@ -86,10 +101,7 @@ class Trackers(TrainerCallback, AbstractContextManager["Trackers"]):
         ids: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if step and file.exists() else {}
         for name in self.recipe.training.report_to:
             try:
-                tracker = _tracker(name, self.recipe, ids.get(name), step)
-                tracker.start()
-                self._open[name] = tracker
-                ids[name] = _store_recipe(tracker, self.recipe, is_new=name not in ids)
+                ids[name] = self._begin(name, ids.get(name), step)
             except Exception as error:  # each tracker raises its own kinds
                 raise RunError(
                     f"training.report_to: {name} cannot be opened: {first_line(error)}; correct that, work without a "
@@ -98,6 +110,55 @@ class Trackers(TrainerCallback, AbstractContextManager["Trackers"]):
         if ids:
             write_atomically(file, json.dumps(ids, indent=1) + "\n")
         self.log(planned(self.prediction), step)
+
+    def _begin(self, name: str, known_id: str | None, step: int) -> str:
+        """Open a tracker, and give it the recipe unless it has it; returns the id that it gives the run."""
+        recipe, config = self.recipe, {"label": self.recipe.label, **self.recipe.model_dump(mode="json")}
+        study, is_new = recipe.trial.study if recipe.trial else None, known_id is None
+        match name:
+            case "tensorboard":
+                # Points after the checkpoint are removed: the resumed run writes them again.
+                tracker = TensorBoardTracker("", recipe.output / name, purge_step=step + 1 if step else None)
+            case "wandb":
+                project = os.environ.get("WANDB_PROJECT", PROJECT)
+                of_run = {"name": recipe.name, "group": study, "config": config, "id": known_id, "resume": "allow"}
+                tracker = WandBTracker(project, **of_run, dir=os.environ.get("WANDB_DIR") or str(recipe.output))
+            case "trackio":
+                resume = "never" if is_new else "must"
+                tracker = TrackioTracker(PROJECT, name=recipe.name, group=study, config=config, resume=resume)
+            case "mlflow":
+                tags = {"study": study} if study else None
+                tracker = MLflowTracker(PROJECT, run_name=recipe.name, run_id=known_id, tags=tags)
+            case _:
+                raise AssertionError(f"training.report_to names {name}")
+        tracker.start()
+        self._open[name] = tracker
+        if isinstance(tracker, MLflowTracker):
+            if is_new:
+                import mlflow  # pyright: ignore[reportMissingImports]
+
+                tracker.store_init_configuration(dict(flat(config)))
+                mlflow.log_text(dump_yaml(recipe), "recipe.yaml")
+            return tracker.tracker.info.run_id
+        if not isinstance(tracker, TensorBoardTracker):  # the others got the recipe when they were set up
+            return tracker.tracker.id
+        text = "".join(f"    {line}\n" for line in dump_yaml(recipe).splitlines())
+        tracker.tracker.add_text("recipe", f"{recipe.name}: {recipe.label}\n\n{text}", 0)
+        if is_new:
+            from torch.utils.tensorboard.summary import hparams  # needs tensorboard
+
+            # A row of the HParams tab: main settings, and by name the figures that the run will log.
+            settings = {
+                setting: value if isinstance(value, str | int | float) else str(value)
+                for setting, value in flat(config)
+                if setting.startswith(_HPARAMS) and value is not None
+            }
+            tasks = [task.name.replace(",", "") for task in recipe.evaluation.tasks]
+            metrics = [f"{task}/{figure}" for task in tasks for figure in ("accuracy", "termination_rate")]
+            summaries = hparams(settings, dict.fromkeys([*metrics, *_COSTS], 0.0))
+            for summary in summaries[:2]:  # the third says that the run has ended
+                tracker.tracker._get_file_writer().add_summary(summary)
+        return ""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Send figures to all open trackers."""
@@ -161,90 +222,6 @@ def outcome(result: RunResult) -> dict[str, float]:
             f"{task}/tokens_mean": evaluation.tokens_mean,
         }
     return {name: float(value) for name, value in figures.items() if value is not None}
-
-
-def _tracker(name: str, recipe: Recipe, known_id: str | None, step: int) -> GeneralTracker:
-    """Accelerate's tracker, set up for a run but not opened."""
-    study, config = recipe.trial.study if recipe.trial else None, _config(recipe)
-    match name:
-        case "tensorboard":
-            # Points after the checkpoint are removed: the resumed run writes them again.
-            return TensorBoardTracker("", recipe.output / name, purge_step=step + 1 if step else None)
-        case "wandb":
-            project, directory = os.environ.get("WANDB_PROJECT", PROJECT), os.environ.get("WANDB_DIR")
-            return WandBTracker(
-                project,
-                name=recipe.name,
-                group=study,
-                config=config,
-                id=known_id,
-                resume="allow",
-                dir=directory or str(recipe.output),
-            )
-        case "trackio":
-            return TrackioTracker(
-                PROJECT, name=recipe.name, group=study, config=config, resume="must" if known_id else "never"
-            )
-        case "mlflow":
-            return MLflowTracker(
-                PROJECT, run_name=recipe.name, run_id=known_id, tags={"study": study} if study else None
-            )
-    raise AssertionError(f"training.report_to names {name}")
-
-
-def _config(recipe: Recipe) -> dict[str, Any]:
-    return {"label": recipe.label, **recipe.model_dump(mode="json")}
-
-
-def _store_recipe(tracker: GeneralTracker, recipe: Recipe, is_new: bool) -> str:
-    """Give a tracker the recipe, unless it got it when it was set up; returns the id that it gave the run."""
-    match tracker:
-        case TensorBoardTracker():
-            text = "".join(f"    {line}\n" for line in dump_yaml(recipe).splitlines())
-            tracker.tracker.add_text("recipe", f"{recipe.name}: {recipe.label}\n\n{text}", 0)
-            if is_new:
-                from torch.utils.tensorboard.summary import hparams  # needs tensorboard
-
-                # A row of the HParams tab: main settings, and by name the figures that the run will log.
-                settings = {
-                    name: value if isinstance(value, str | int | float) else str(value)
-                    for name, value in flat(_config(recipe))
-                    if name.startswith(_HPARAMS) and value is not None
-                }
-                tasks = [task.name.replace(",", "") for task in recipe.evaluation.tasks]
-                metrics = [f"{task}/{figure}" for task in tasks for figure in ("accuracy", "termination_rate")]
-                summaries = hparams(settings, dict.fromkeys([*metrics, *_COSTS], 0.0))
-                for summary in summaries[:2]:  # the third says that the run has ended
-                    tracker.tracker._get_file_writer().add_summary(summary)
-            return ""
-        case MLflowTracker():
-            if is_new:
-                import mlflow  # pyright: ignore[reportMissingImports]  # not among our dependencies
-
-                tracker.store_init_configuration(dict(flat(_config(recipe))))
-                mlflow.log_text(dump_yaml(recipe), "recipe.yaml")
-            return tracker.tracker.info.run_id
-        case WandBTracker():
-            return tracker.tracker.id
-    return ""
-
-
-def _close(tracker: GeneralTracker, has_failed: bool) -> None:
-    match tracker:
-        case TensorBoardTracker():
-            from torch.utils.tensorboard.summary import hparams
-
-            if not has_failed:
-                tracker.tracker._get_file_writer().add_summary(hparams({}, {})[2])  # that the run has ended well
-            tracker.finish()
-        case WandBTracker():
-            tracker.tracker.finish(exit_code=int(has_failed))
-        case MLflowTracker():
-            import mlflow  # pyright: ignore[reportMissingImports]  # not among our dependencies
-
-            mlflow.end_run("FAILED" if has_failed else "FINISHED")
-        case _:
-            tracker.finish()
 
 
 def _warn(name: str, error: Exception) -> None:

@@ -28,8 +28,8 @@ from leadspan.ranks import PeakMemory, device_name, process_device, process_stat
 from leadspan.rollout.drawing import RolloutInputs, draw_rollouts
 from leadspan.rollout.rows import Rollout, Turn
 from leadspan.training.callbacks import Clock, ProgressCallback
-from leadspan.training.steps import StepPlan
-from leadspan.training.train import TrainingInputs, load_models, training_arguments
+from leadspan.training.steps import StepPlan, training_arguments
+from leadspan.training.train import TrainingInputs, load_models
 from leadspan.training.trainer import DistillationTrainer
 
 # Measured draws: share of the rows of a batch (at least one row), and new tokens. Few and many rows, short and long,
@@ -73,20 +73,33 @@ def calibrate(
         )
     sides = sorted(sides, key=lambda side: sum(side.lengths))
     (course, sizes), num_rising = _course(model, sides, num_rounds), 2 * len(sides)
-    # The trainer asks for a directory; nothing is saved in it.
-    with tempfile.TemporaryDirectory() as directory:
-        seconds, peaks, device = _train(replace(inputs, directory=Path(directory)), model, loss, sides, course)
+    clock, peaks = Clock(), _Peaks()
+    set_seed(inputs.seed)
+    # A constant rate and no trackers: nothing but the cost of the steps is measured.
+    settings = model.training.model_copy(update={"report_to": [], "schedule": "constant"})
+    trained, _ = load_models(inputs, settings, loss, use_bf16)
+    examples: Any = ConcatDataset(cast(Any, sides))
+    with tempfile.TemporaryDirectory() as directory:  # the trainer asks for one; nothing is saved in it
+        arguments = training_arguments(Path(directory), settings, course, inputs.seed, False, use_bf16)
+        arguments.save_strategy = SaveStrategy.NO
+        trainer = DistillationTrainer(
+            trained, inputs.teacher, examples, None, course.plan, [], arguments, selection=inputs.selection
+        )
+        trainer.remove_callback(PrinterCallback)  # it would print losses, which mean nothing here
+        for callback in (clock, peaks, ProgressCallback("calibrating")):
+            trainer.add_callback(callback)
+        trainer.train()
     # Of the rising part every second step: the first of each side allocates.
     counted = [step for step in range(course.num_steps) if step >= num_rising or step % 2]
     work = [StepWork.of(model.flops(sizes[step]), len(sizes[step])) for step in counted]
-    rates, error = fit_rates(work, [seconds[step] for step in counted])
+    rates, error = fit_rates(work, [clock.durations[step] for step in counted])
     # The peak after the second step of each side; it never falls, hence the running maximum of the predictions.
     risen = range(1, num_rising, 2)
     batches = ([BatchSize.of(batch) for batch in sizes[step - 1] + sizes[step]] for step in risen)
     predicted = [model.memory.peak(*few).total for few in batches]
-    offset, factor = fit_memory(list(accumulate(predicted, max)), [peaks[step] for step in risen])
+    offset, factor = fit_memory(list(accumulate(predicted, max)), [peaks.peaks[step] for step in risen])
     return Calibration(
-        device=device,
+        device=device_name(arguments.device, arguments.world_size),
         fingerprint=model.fingerprint,
         num_steps=len(counted),
         rates=rates,
@@ -121,28 +134,6 @@ def _course(
         sizes.append(of_side[step])
     # Checkpoints come after the last step, so that no step's time has them in it.
     return StepPlan(len(order), accumulation, batches, frozenset(), checkpoint_every=len(order)), sizes
-
-
-def _train(
-    inputs: TrainingInputs, model: CostModel, loss: LossSettings, sides: Sequence[Examples], course: StepPlan
-) -> tuple[list[float], list[int], str]:
-    """Wall time of every step, the peak of memory up to its end, and the name of the device."""
-    clock, peaks = Clock(), _Peaks()
-    set_seed(inputs.seed)
-    # A constant rate and no trackers: nothing but the cost of the steps is measured.
-    settings = model.training.model_copy(update={"report_to": [], "schedule": "constant"})
-    trained, _ = load_models(inputs, settings, loss, model.memory.use_bf16)
-    arguments = training_arguments(inputs.directory, settings, course, inputs.seed, False, model.memory.use_bf16)
-    arguments.save_strategy = SaveStrategy.NO
-    examples: Any = ConcatDataset(cast(Any, sides))
-    trainer = DistillationTrainer(
-        trained, inputs.teacher, examples, None, course.plan, [], arguments, selection=inputs.selection
-    )
-    trainer.remove_callback(PrinterCallback)  # it would print losses, which mean nothing here
-    for callback in (clock, peaks, ProgressCallback("calibrating")):
-        trainer.add_callback(callback)
-    trainer.train()
-    return clock.durations, peaks.peaks, device_name(arguments.device, arguments.world_size)
 
 
 def measure_drawing(

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from pydantic_core import to_jsonable_python
@@ -168,22 +169,12 @@ def plan_recipe(
     # What a naive run would train on: all training rows, uncut.
     rows_of_data = (sections for block in border_blocks(data.splits.train) for sections in block.borders)
     layouts = (lay_out(row, Cut(((0, row.num_tokens),)), recipe.supervision) for row in rows_of_data)
-    uncut, left_out, rows = layout_sizes(layouts, model.selection), list[str](), list[PlanRow]()
-
-    def compare(compared: Sequence[Policy]) -> None:
-        # One after the other: the examples of all policies together would take too much memory.
-        for policy, side in _sides(recipe, data, compared, left_out):
-            try:
-                rows.append(_row(recipe, data, (model, live, stored), uncut, side, policy, calibration, searched))
-            except SettingsError as error:  # such as of a budget of tokens that an uncut trace exceeds
-                if policy == recipe.cut:
-                    raise
-                left_out.append(f"{policy.label}: {error}")
-
-    compare(policies if recipe.cut in policies else [recipe.cut, *policies])
+    uncut, left_out = layout_sizes(layouts, model.selection), list[str]()
+    common = recipe, data, (model, live, stored), uncut, left_out, calibration, searched
+    rows = [*_rows(*common, policies if recipe.cut in policies else [recipe.cut, *policies])]
     # With rollouts the student also learns to end its turns from what it writes itself.
     if recipe.rollout is None and any(row.is_recipes and shows_few_ends(row.cut) for row in rows):
-        compare([policy for policy in with_ends(recipe.cut) if policy not in policies])
+        rows += _rows(*common, [policy for policy in with_ends(recipe.cut) if policy not in policies])
     by_examples = recipe.training.batching if isinstance(recipe.training.batching, ByExamples) else None
     return Plan(
         name=recipe.name,
@@ -252,45 +243,59 @@ def calibration_of(recipe: Recipe, data: PreparedData, policies: Sequence[Policy
     return calibration
 
 
-def _row(
+def _rows(
     recipe: Recipe,
     data: PreparedData,
     models: tuple[CostModel, CostModel, CostModel],
     uncut: Sequence[ExampleSize],
-    examples: Examples,
-    policy: Policy,
+    left_out: list[str],
     calibration: Calibration | None,
     searched: Searched | None,
-) -> PlanRow:
-    """The row of one policy, by the costs of the recipe as it is, with a live teacher if one is named, and a store."""
+    policies: Sequence[Policy],
+) -> Iterator[PlanRow]:
+    """The row of each policy, by the costs of the recipe as it is, with a live teacher if one is named, and a store.
+
+    A policy that cannot be trained is left out, unless it is the recipe's own.
+    """
     device, (model, live, stored) = recipe.plan.found_device, models
-    recompute = live.training.gradient_checkpointing
-    (plan, batches), rows = planned(live, examples), examples.row_numbers
-    # In every stage of a cut that changes, an example is of the same row.
-    load = Workload([[uncut[rows[i % len(rows)]] for i in batch] for batch in plan.plan], batches)
-    prediction = predict(model, examples, calibration)
-    if searched is not None:
-        prediction = prediction.model_copy(update=break_point_fields(searched))
-    is_recipes = policy == recipe.cut
-    fitting, fitting_tokens, remedy = None, None, ""
-    if device is not None:
-        sizes = layout_sizes(examples.layouts, live.selection)
-        room = device.memory_bytes if calibration is None else calibration.room(device.memory_bytes)
-        fitting = largest_batch(model.memory, sizes, room)
-        fitting_tokens = largest_budget(model.memory, sizes, room)
-        remedy = "" if fitting else what_would_fit(recipe, model, examples, room)
-    return PlanRow(
-        policy=policy,
-        is_recipes=is_recipes,
-        cut=examples.counts,
-        prediction=prediction,
-        fitting=fitting,
-        fitting_tokens=fitting_tokens,
-        longest=max(examples.lengths),
-        flops_saving=saving(lambda on: flops_with(on, load, live.student, live.teacher, recompute, stored.teacher)),
-        memory_saving=saving(lambda on: memory_with(on, load, live.memory, stored.memory.teacher)),
-        store=store_cost(recipe, live, data, examples, prediction.flops),
-        without_derivation=searched and searched.without_derivation(policy),
-        remedy=remedy,
-        ranks=rank_costs(live, examples, stored) if is_recipes and recipe.plan.num_ranks > 1 else (),
-    )
+    shapes: dict[str, Any] = {"student": live.student, "teacher": live.teacher, "stored_teacher": stored.teacher}
+    shapes["recompute"] = live.training.gradient_checkpointing
+    # One after the other: the examples of all policies together would take too much memory.
+    for policy, examples in _sides(recipe, data, policies, left_out):
+        is_recipes, rows = policy == recipe.cut, examples.row_numbers
+        try:
+            plan, batches = planned(live, examples)
+        except SettingsError as error:  # such as of a budget of tokens that an uncut trace exceeds
+            if is_recipes:
+                raise
+            left_out.append(f"{policy.label}: {error}")
+            continue
+        # In every stage of a cut that changes, an example is of the same row.
+        load = Workload([[uncut[rows[i % len(rows)]] for i in batch] for batch in plan.plan], batches)
+        prediction = predict(model, examples, calibration)
+        if searched is not None:
+            prediction = prediction.model_copy(update=break_point_fields(searched))
+        fitting, fitting_tokens, remedy = None, None, ""
+        if device is not None:
+            sizes = layout_sizes(examples.layouts, live.selection)
+            room = device.memory_bytes if calibration is None else calibration.room(device.memory_bytes)
+            fitting = largest_batch(model.memory, sizes, room)
+            fitting_tokens = largest_budget(model.memory, sizes, room)
+            remedy = "" if fitting else what_would_fit(recipe, model, examples, room)
+        yield PlanRow(
+            policy=policy,
+            is_recipes=is_recipes,
+            cut=examples.counts,
+            prediction=prediction,
+            fitting=fitting,
+            fitting_tokens=fitting_tokens,
+            longest=max(examples.lengths),
+            flops_saving=saving(partial(flops_with, load=load, **shapes)),
+            memory_saving=saving(
+                partial(memory_with, load=load, model=live.memory, stored_teacher=stored.memory.teacher)
+            ),
+            store=store_cost(recipe, live, data, examples, prediction.flops),
+            without_derivation=searched and searched.without_derivation(policy),
+            remedy=remedy,
+            ranks=rank_costs(live, examples, stored) if is_recipes and recipe.plan.num_ranks > 1 else (),
+        )

@@ -39,9 +39,9 @@ from leadspan.stages import scored_selection, teacher_source
 from leadspan.tables import percent
 from leadspan.teacher.settings import Hidden, KeptTargets, Sampled, TopK, TopP
 from leadspan.teacher.shards import bytes_of
-from leadspan.training.adapters import with_adapters
 from leadspan.training.settings import TrainingSettings
 from leadspan.training.steps import StepPlan, plan_steps
+from leadspan.training.train import with_adapters
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from leadspan.costs.memory import NUM_CHECKPOINTS, disk_bytes
 from leadspan.data.truncation import Full, Lead, with_ends
 from leadspan.data.truncation.policy import cut_warnings, shows_few_ends
 from leadspan.errors import ModelError
-from leadspan.planning.fitting import MEASURES, Saving
+from leadspan.planning.fitting import MEASURES, Measure, Saving
 from leadspan.planning.plan import Plan, PlanRow
 from leadspan.planning.prediction import student_shape
 from leadspan.planning.rollouts import RolloutCost
@@ -19,11 +19,34 @@ from leadspan.tables import MISSING, Block, percent, quantity
 def plan_tables(plan: Plan) -> list[Block]:
     """The tables to print, in order; the `sentences` go below them."""
     labels = [row.label for row in plan.rows]
+    of_ranks: list[Block] = []
+    for row in (row for row in plan.rows if row.ranks):
+        cells: list[tuple[str, ...]] = []
+        for cost in row.ranks:
+            more = f"{cost.teacher_ranks} more ranks"
+            teacher = {"beside": "beside it", "ranks": more, "store": "store", None: MISSING}[cost.placement]
+            memory, sent = (quantity("peak_memory_bytes", amount.total) for amount in (cost.memory, cost.traffic))
+            longest = MISSING if cost.longest is None else f"{cost.longest:,}" if cost.longest else "none"
+            times = cost.compute_seconds, cost.network_seconds
+            shown = [MISSING if seconds is None else quantity("seconds", seconds) for seconds in times]
+            no_limit = MISSING if None in times else "no"
+            limit = f"{cost.network_bound_from} ranks" if cost.network_bound_from else no_limit
+            cells.append((cost.sharding, teacher, memory, longest, sent, *shown, limit))
+        block = Block(
+            title=f"A rank of {plan.num_ranks} under {row.label}, by sharding and place of the teacher",
+            header=("student", "teacher", "memory", "longest\ntrace", "sent a step", "computing", "sending", "limit"),
+            rows=tuple(cells),
+            note="Longest trace: the longest that fits the device by itself. Limit: the number of ranks from which "
+            "sending takes longer than computing, where all share a step; no: sending never takes longer. A teacher "
+            "on ranks of its own is calculated only, with as many ranks as keep up.",
+            num_text=2,
+        )
+        of_ranks.append(block)
     return [
         _costs(plan),
         _by_part("FLOPs by part", labels, [row.prediction.flops for row in plan.rows]),
         _by_part("Peak memory by part", labels, [row.prediction.memory for row in plan.rows]),
-        *(_ranks(plan, row) for row in plan.rows if row.ranks),
+        *of_ranks,
         _savings(plan, "FLOPs", labels, [row.flops_saving for row in plan.rows]),
         _savings(plan, "Peak memory", labels, [row.memory_saving for row in plan.rows]),
     ]
@@ -174,38 +197,9 @@ def _by_part(title: str, labels: Sequence[str], amounts: Sequence[ByPart]) -> Bl
     return Block(title, ("policy", *(name.replace("_", "\n") for name in names)), tuple(rows))
 
 
-def _ranks(plan: Plan, row: PlanRow) -> Block:
-    """Memory, traffic and time of a rank for each sharding and placement of the teacher."""
-    rows: list[tuple[str, ...]] = []
-    for cost in row.ranks:
-        teacher = {"beside": "beside it", "ranks": f"{cost.teacher_ranks} more ranks", "store": "store", None: MISSING}
-        times = (cost.compute_seconds, cost.network_seconds)
-        no_limit = MISSING if None in times else "no"
-        rows.append(
-            (
-                cost.sharding,
-                teacher[cost.placement],
-                quantity("peak_memory_bytes", cost.memory.total),
-                MISSING if cost.longest is None else f"{cost.longest:,}" if cost.longest else "none",
-                quantity("peak_memory_bytes", cost.traffic.total),
-                *(MISSING if seconds is None else quantity("seconds", seconds) for seconds in times),
-                f"{cost.network_bound_from} ranks" if cost.network_bound_from else no_limit,
-            )
-        )
-    return Block(
-        title=f"A rank of {plan.num_ranks} under {row.label}, by sharding and place of the teacher",
-        header=("student", "teacher", "memory", "longest\ntrace", "sent a step", "computing", "sending", "limit"),
-        rows=tuple(rows),
-        note="Longest trace: the longest that fits the device by itself. Limit: the number of ranks from which sending "
-        "takes longer than computing, where all share a step; no: sending never takes longer. A teacher on ranks of "
-        "its own is calculated only, with as many ranks as keep up.",
-        num_text=2,
-    )
-
-
 def _savings(plan: Plan, cost: str, labels: Sequence[str], savings: Sequence[Saving]) -> Block:
     """Shares of a naive run's cost that each measure saves."""
-    shown = [measure for measure in MEASURES if measure != "store" or plan.knows_teacher]
+    shown: list[Measure] = [measure for measure in MEASURES if measure != "store" or plan.knows_teacher]
     rows: list[tuple[str, ...]] = []
     for label, saving in zip(labels, savings, strict=True):
         cells = (f"{percent(saving.shares[measure])} ({percent(saving.alone[measure])})" for measure in shown)

@@ -21,7 +21,7 @@ from leadspan.data.sections import Renderer
 from leadspan.errors import CacheError, LeadspanError, SettingsError, TargetsError
 from leadspan.models.loading import name_of
 from leadspan.models.reading import load_tokenizer
-from leadspan.pipeline.capture import prepare_capture
+from leadspan.pipeline.run import prepare_capture
 from leadspan.ranks import leave_ranks, process_state
 from leadspan.recipe import Recipe
 from leadspan.settings import load_json, validate

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,6 @@ class Clock(TrainerCallback, ExportableState):
         # Name, start and end of the parts of the step under way; their times are read once the step has ended.
         self._spans: list[tuple[str, Any, Any]] = []
         self._lap = (0, 0.0)  # steps and seconds since the last log line
-        self._before = 0.0  # seconds spent on the next step before it begins
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -99,17 +99,6 @@ class Clock(TrainerCallback, ExportableState):
         with record_function(name):  # a profile shows the parts by their names
             yield
         self._spans.append((name, start, _mark()))
-
-    @contextmanager
-    def before_step(self, name: str) -> Iterator[None]:
-        """Time a block before the next step begins, as a part that counts towards the time of that step."""
-        _wait_for_device()
-        start = time.perf_counter()
-        yield
-        _wait_for_device()
-        lasted = time.perf_counter() - start
-        self._before += lasted
-        self.parts[name] = self.parts.get(name, 0.0) + lasted
 
     def lap(self) -> tuple[int, float]:
         """Steps since the last call, and how long they took."""
@@ -128,7 +117,13 @@ class Clock(TrainerCallback, ExportableState):
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Stop the clock, and add up the parts."""
         _wait_for_device()
-        lasted, self._before = time.perf_counter() - self._start + self._before, 0.0
+        lasted = time.perf_counter() - self._start
+        for name, start, end in self._spans:
+            span = start.elapsed_time(end) / 1000 if isinstance(start, torch.cuda.Event) else end - start
+            self.parts[name] = self.parts.get(name, 0.0) + span
+            if name == "rollout":  # drawn before the step begins, and part of its time
+                lasted += span
+        self._spans.clear()
         self.seconds += lasted
         # The last of these steps leaves the time of the whole stage.
         if state.global_step <= self.num_cold_steps:
@@ -137,10 +132,6 @@ class Clock(TrainerCallback, ExportableState):
         self._lap = (self._lap[0] + 1, self._lap[1] + lasted)
         # Kept apart: the first step compiles and allocates.
         self.first_step = lasted if self.first_step is None else self.first_step
-        for name, start, end in self._spans:
-            span = start.elapsed_time(end) / 1000 if isinstance(start, torch.cuda.Event) else end - start
-            self.parts[name] = self.parts.get(name, 0.0) + span
-        self._spans.clear()
 
     def by_part(self) -> StepSeconds:
         """Where the time of all steps went; the rest of a micro-batch is its backward pass."""
@@ -155,16 +146,16 @@ class Clock(TrainerCallback, ExportableState):
         )
 
 
+@dataclass(eq=False)
 class EnergyMeter(TrainerCallback, ExportableState):
     """Energy of this rank's GPU from the first step to the last, by NVML's counter (Volta and later).
 
     **Source**: NVML API reference, `nvmlDeviceGetTotalEnergyConsumption`, millijoules since the driver was loaded.
     """
 
-    def __init__(self, joules: float | None = 0.0) -> None:
-        self.joules = joules  # of the processes before this one; None where one of them could not measure
-        self._read: Callable[[], int] | None = None
-        self._start = 0
+    joules: float | None = 0.0  # of the processes before this one; None where one of them could not measure
+    _read: Callable[[], int] | None = None
+    _start: int = 0
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: the energy up to now."""
@@ -214,13 +205,13 @@ def _wait_for_device() -> None:
         torch.accelerator.synchronize()
 
 
+@dataclass(eq=False)
 class ProgressCallback(TrainerCallback):
     """Reports steps, time left, loss and speed on the status line."""
 
-    def __init__(self, stage: str = "training"):
-        self.stage = stage
-        self.figures: dict[str, float] = {}  # none is logged yet
-        self._steps: Progress | None = None
+    stage: str = "training"
+    figures: dict[str, float] = field(default_factory=dict)  # none is logged yet
+    _steps: Progress | None = None
 
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Remember loss and speed."""
@@ -243,6 +234,7 @@ class ProgressCallback(TrainerCallback):
             self._steps.report(state.global_step, detail)
 
 
+@dataclass(eq=False)
 class StepProfiler(TrainerCallback):
     """Profiles a few steps after the skipped ones, and writes `trace-RANK.json.gz` and `parts-RANK.md`.
 
@@ -250,10 +242,11 @@ class StepProfiler(TrainerCallback):
     processor's.
     """
 
-    def __init__(self, settings: Profile, directory: Path, rank: int):
-        self.settings, self.directory, self.rank = settings, directory, rank
-        self._profile: profile | None = None
-        self._num_steps = 0  # of this process, so that a resumed run is profiled as well
+    settings: Profile
+    directory: Path
+    rank: int
+    _profile: profile | None = None
+    _num_steps: int = 0  # of this process, so that a resumed run is profiled as well
 
     def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Start recording after the skipped steps."""
@@ -288,17 +281,14 @@ class StepProfiler(TrainerCallback):
         self._profile.export_chrome_trace(str(self.directory / f"trace-{self.rank}.json.gz"))
         # Annotations, such as the clock's parts, span operations that are in the table already.
         events = [event for event in self._profile.key_averages() if not event.is_user_annotation]
-        on_device = any(event.self_device_time_total for event in events)
-
-        def seconds(event: Any) -> float:  # without the operations that it called
-            return (event.self_device_time_total if on_device else event.self_cpu_time_total) / 1e6
-
-        total = sum(map(seconds, events)) or 1.0  # of nothing recorded, all shares are 0
-        clock = "device" if on_device else "processor"
+        clock = "device" if any(event.self_device_time_total for event in events) else "processor"
+        # Microseconds, without the operations that one called.
+        time_of = attrgetter("self_device_time_total" if clock == "device" else "self_cpu_time_total")
+        total = sum(map(time_of, events)) or 1.0  # of nothing recorded, all shares are 0
         lines = [f"| operation | {clock} s | share | calls |", "| --- | --- | --- | --- |"]
-        for event in sorted(events, key=seconds, reverse=True)[:NUM_PARTS]:
-            name, lasted = event.key.replace("|", " "), seconds(event)
-            lines.append(f"| {name} | {lasted:.4f} | {percent(lasted / total, 1)} | {event.count:,} |")
+        for event in sorted(events, key=time_of, reverse=True)[:NUM_PARTS]:
+            name, lasted = event.key.replace("|", " "), time_of(event)
+            lines.append(f"| {name} | {lasted / 1e6:.4f} | {percent(lasted / total, 1)} | {event.count:,} |")
         table = "\n".join(lines) + "\n"
         write_atomically(self.directory / f"parts-{self.rank}.md", table)
         logger.info("profile of %d steps: %s\n%s", self.settings.steps, self.directory, table)

@@ -68,21 +68,7 @@ class Handover:
 def step_directories(directory: Path) -> list[Path]:
     """Checkpoints of a run directory, complete or not, oldest first."""
     steps = [d for d in (directory / CHECKPOINTS_DIR).glob("checkpoint-*") if d.name.rpartition("-")[2].isdecimal()]
-    return sorted(steps, key=_step)
-
-
-def check_fresh(directory: Path) -> None:
-    """Refuse to start training in a directory that holds the checkpoints of a run.
-
-    Raises:
-        RunError: It holds some.
-    """
-    steps = [_step(d) for d in step_directories(directory) if is_sealed(d) or (d / "trainer_state.json").exists()]
-    if steps:
-        raise RunError(
-            f"{directory}: it holds checkpoints of an earlier run up to step {steps[-1]}; "
-            "continue with --resume, or give another output"
-        )
+    return sorted(steps, key=step_of)
 
 
 def checkpoint_to_resume(directory: Path, needs_best: bool) -> Path | None:
@@ -109,7 +95,7 @@ def checkpoint_to_resume(directory: Path, needs_best: bool) -> Path | None:
         if wrong is None and needs_best and not is_used:
             state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
             best = state["best_global_step"]
-            if best and best != _step(checkpoint) and (gone := _wrong(checkpoint.with_name(f"checkpoint-{best}"))):
+            if best and best != step_of(checkpoint) and (gone := _wrong(checkpoint.with_name(f"checkpoint-{best}"))):
                 wrong = f"its best step is {best}, and of checkpoint-{best} {gone}"
         if wrong is None:
             is_used = True
@@ -123,7 +109,7 @@ def checkpoint_to_resume(directory: Path, needs_best: bool) -> Path | None:
     process_state().wait_for_everyone()
     last = next(reversed(step_directories(directory)), None)
     if is_changed:
-        logger.warning("going on from %s", f"step {_step(last)}" if last else "the start: no checkpoint is whole")
+        logger.warning("going on from %s", f"step {step_of(last)}" if last else "the start: no checkpoint is whole")
     return last
 
 
@@ -161,16 +147,10 @@ def writing(directory: Path) -> Iterator[None]:
         ) from None
 
 
-def identity_files(directory: Path) -> list[Path]:
-    """The identity of a run, and the copies of it in whole checkpoints, latest first."""
-    whole = [d for d in reversed(step_directories(directory)) if is_sealed(d) and not fault(d, [IDENTITY_FILE])]
-    return [directory / IDENTITY_FILE, *(checkpoint / IDENTITY_FILE for checkpoint in whole)]
-
-
 def remove_old(directory: Path, best_step: int | None) -> None:
     """Remove all checkpoints but the last and the best, or the two last."""
     *earlier, last = step_directories(directory)
-    best = [d for d in earlier if _step(d) == best_step]
+    best = [d for d in earlier if step_of(d) == best_step]
     to_keep = {last, *(best or earlier[1 - _NUM_KEPT :])}
     for checkpoint in earlier:
         if checkpoint not in to_keep:
@@ -184,5 +164,6 @@ def _wrong(checkpoint: Path) -> str | None:
     return fault(checkpoint) if is_sealed(checkpoint) else "it was not written to the end"
 
 
-def _step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint is of."""
     return int(checkpoint.name.rpartition("-")[2])

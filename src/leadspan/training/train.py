@@ -1,15 +1,18 @@
 """One training run: load, plan, train, keep the best or the last weights, measure."""
 
 import math
+import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch.distributed.tensor import DTensor
-from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
@@ -19,7 +22,7 @@ from leadspan.data.examples import Examples
 from leadspan.data.packing import plan_by_tokens
 from leadspan.data.sections import Renderer
 from leadspan.data.supervision import ScoredSelection, layout_sizes
-from leadspan.errors import RunError
+from leadspan.errors import ModelError, RunError
 from leadspan.files import seal, unseal
 from leadspan.losses.settings import LossSettings
 from leadspan.models.heads import head_of
@@ -31,12 +34,11 @@ from leadspan.processes import Terminated, deferred
 from leadspan.ranks import PeakMemory, device_name, freed_memory_reused, peak_flops, process_state
 from leadspan.rollout.source import Rollouts
 from leadspan.teacher.source import TeacherSource
-from leadspan.training.adapters import with_adapters
 from leadspan.training.callbacks import Clock, EnergyMeter, MetricsFile, ProgressCallback, StepProfiler
 from leadspan.training.checkpoints import check_best, checkpoint_to_resume, writing
 from leadspan.training.result import ADAPTER_DIR, CHECKPOINTS_DIR, STUDENT_DIR, StageCost, TrainResult, typical_seconds
-from leadspan.training.settings import ByTokens, TrainingSettings
-from leadspan.training.steps import StepPlan, plan_steps, speed_figures
+from leadspan.training.settings import ByTokens, Lora, TrainingSettings
+from leadspan.training.steps import plan_steps, speed_figures, training_arguments
 from leadspan.training.trainer import DistillationTrainer, StepEvents, attach_objective
 
 
@@ -88,13 +90,49 @@ def train(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     checkpoint = checkpoint_to_resume(inputs.directory, settings.keep == "best")
+    trainer = _trainer(inputs, settings, loss, checkpoint, callbacks)
+    before_first_step()
+    saved_step = trainer.args.max_steps
+    # A signal to end is noted and takes effect after the step, when a checkpoint is written.
+    with deferred():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if trainer.state.global_step < saved_step:
+            raise Terminated(f"step {trainer.state.global_step} of {saved_step} is in a checkpoint")
+    if inputs.steps is not None:
+        inputs.steps.recall(saved_step)  # where the checkpoint was of the last step
+    best_step = trainer.state.best_global_step
+    if settings.keep == "best" and best_step and best_step != saved_step:
+        saved_step, best = best_step, inputs.directory / CHECKPOINTS_DIR / f"checkpoint-{best_step}"
+        check_best(best)
+        trainer.state.best_model_checkpoint = str(best)
+        trainer._load_best_model()
+    # The loss of the last step is that of the weights before it, so these are looked at themselves.
+    weights = cast(torch.nn.Module, trainer.model).parameters()
+    shards = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights)
+    num_broken = sum((~shard.isfinite().all()).float() for shard in shards)
+    if trainer._summed(cast(torch.Tensor, num_broken)):  # over the ranks, so that all of them raise
+        raise RunError(f"step {saved_step} has left weights that are not finite; lower training.learning_rate")
+    result = _result(trainer, saved_step)
+    if trainer.is_world_process_zero():
+        with writing(inputs.directory / STUDENT_DIR):
+            _write_student(trainer, inputs)
+    return result
+
+
+def _trainer(
+    inputs: TrainingInputs,
+    settings: TrainingSettings,
+    loss: LossSettings,
+    checkpoint: Path | None,
+    callbacks: Sequence[TrainerCallback],
+) -> DistillationTrainer:
+    """Load the models, plan the steps, and wire both with the callbacks of the run."""
     # Begins before the models are loaded: what the process holds by then is subtracted from the peak.
     memory = PeakMemory()
     # Before the models: adapters and randomly built weights are drawn with it.
     set_seed(inputs.seed)
-    use_bf16 = uses_bf16(settings.precision, inputs.student)
+    use_bf16, num_ranks = uses_bf16(settings.precision, inputs.student), process_state().num_processes
     model, shapes = load_models(inputs, settings, loss, use_bf16)
-    num_ranks = process_state().num_processes
     if inputs.steps is None:
         plan = plan_steps(settings, inputs.examples.lengths, num_ranks, inputs.seed, inputs.examples.num_stages)
         # Counted from the plan, not during training: it costs no time, and holds for a resumed run as well.
@@ -105,28 +143,40 @@ def train(
         plan = plan_steps(settings, [1] * inputs.steps.num_examples, num_ranks, inputs.seed)
         inputs.steps.prepare(shapes, plan.num_steps, settings.gradient_checkpointing, use_bf16)
         counts = inputs.steps.counts
-    trainer = _trainer(inputs, settings, plan, model, use_bf16, checkpoint, callbacks)
+    validation_plan: list[list[int]] = []
+    if inputs.validation is not None:
+        lengths = inputs.validation.lengths
+        budget = settings.batching.tokens_per_batch if isinstance(settings.batching, ByTokens) else 0
+        # Whole sequences may be longer than the training budget, which was made for cut ones.
+        validation_plan = plan_by_tokens(lengths, max(budget, *lengths, 0), inputs.seed)
+    arguments = training_arguments(
+        inputs.directory, settings, plan, inputs.seed, inputs.validation is not None, use_bf16
+    )
+    trainer = DistillationTrainer(
+        model,
+        inputs.teacher,
+        inputs.examples,
+        inputs.validation,
+        plan.plan,
+        validation_plan,
+        arguments,
+        one_cycle=settings.schedule == "one_cycle",
+        selection=inputs.selection,
+        steps=inputs.steps,
+    )
     trainer.memory, trainer.counts = memory, counts
-    trainer.peak_flops = peak_flops(trainer.args.device, num_ranks, inputs.device)
-    before_first_step()
-    # A signal to end is noted and takes effect after the step, when a checkpoint is written.
-    with deferred():
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        if trainer.state.global_step < plan.num_steps:
-            raise Terminated(f"step {trainer.state.global_step} of {plan.num_steps} is in a checkpoint")
-    if inputs.steps is not None:
-        inputs.steps.recall(plan.num_steps)  # where the checkpoint was of the last step
-    saved_step, best_step = plan.num_steps, trainer.state.best_global_step
-    if settings.keep == "best" and best_step and best_step != saved_step:
-        saved_step, best = best_step, inputs.directory / CHECKPOINTS_DIR / f"checkpoint-{best_step}"
-        check_best(best)
-        trainer.state.best_model_checkpoint = str(best)
-        trainer._load_best_model()
-    _check_finite(trainer, saved_step)
-    result = _result(trainer, saved_step)
-    with writing(inputs.directory / STUDENT_DIR):
-        _write_student(trainer, inputs)
-    return result
+    trainer.peak_flops = peak_flops(arguments.device, num_ranks, inputs.device)
+    # It prints every log line to the console; the status line and metrics.jsonl have them.
+    trainer.remove_callback(PrinterCallback)
+    # In the order in which they hear of every event.
+    clock = Clock(num_cold_steps=0 if inputs.steps is None else inputs.steps.num_cold_steps)
+    metrics, events = MetricsFile(inputs.directory / "metrics.jsonl"), StepEvents(trainer, checkpoint, plan.validations)
+    of_run = [metrics, events, clock, EnergyMeter(), ProgressCallback()]
+    if settings.profile is not None:
+        of_run.append(StepProfiler(settings.profile, inputs.directory / "profile", arguments.process_index))
+    for callback in (*of_run, *callbacks):
+        trainer.add_callback(callback)
+    return trainer
 
 
 def load_models(
@@ -156,54 +206,37 @@ def load_models(
     return model, (replace(student_shape, adapter_params=model.get_nb_trainable_parameters()[0]), teacher_shape)
 
 
-def _trainer(
-    inputs: TrainingInputs,
-    settings: TrainingSettings,
-    plan: StepPlan,
-    model: torch.nn.Module,
-    use_bf16: bool,
-    checkpoint: Path | None,
-    callbacks: Sequence[TrainerCallback],
-) -> DistillationTrainer:
-    validation_plan: list[list[int]] = []
-    if inputs.validation is not None:
-        lengths = inputs.validation.lengths
-        budget = settings.batching.tokens_per_batch if isinstance(settings.batching, ByTokens) else 0
-        # Whole sequences may be longer than the training budget, which was made for cut ones.
-        validation_plan = plan_by_tokens(lengths, max(budget, *lengths, 0), inputs.seed)
-    trainer = DistillationTrainer(
-        model,
-        inputs.teacher,
-        inputs.examples,
-        inputs.validation,
-        plan.plan,
-        validation_plan,
-        training_arguments(inputs.directory, settings, plan, inputs.seed, inputs.validation is not None, use_bf16),
-        one_cycle=settings.schedule == "one_cycle",
-        selection=inputs.selection,
-        steps=inputs.steps,
+def with_adapters(student: PreTrainedModel, settings: Lora) -> PeftModel:
+    """The student wrapped with low-rank adapters, its own weights frozen.
+
+    Raises:
+        ModelError: The settings name no module of the model.
+    """
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=cast(int, settings.alpha),  # annotated as int, used as a factor
+        lora_dropout=settings.dropout,
+        target_modules=settings.target_modules,
+        task_type="CAUSAL_LM",
     )
-    # It prints every log line to the console; the status line and metrics.jsonl have them.
-    trainer.remove_callback(PrinterCallback)
-    # In the order in which they hear of every event.
-    clock = Clock(num_cold_steps=0 if inputs.steps is None else inputs.steps.num_cold_steps)
-    metrics, events = MetricsFile(inputs.directory / "metrics.jsonl"), StepEvents(trainer, checkpoint, plan.validations)
-    for callback in (metrics, events, clock, EnergyMeter(), ProgressCallback()):
-        trainer.add_callback(callback)
-    if settings.profile is not None:
-        trainer.add_callback(StepProfiler(settings.profile, inputs.directory / "profile", trainer.args.process_index))
-    for callback in callbacks:
-        trainer.add_callback(callback)
-    return trainer
-
-
-def _check_finite(trainer: DistillationTrainer, step: int) -> None:
-    """Refuse weights that are not finite: the loss of the last step is that of the weights before it."""
-    weights = cast(torch.nn.Module, trainer.model).parameters()
-    shards = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights)
-    num_broken = sum((~shard.isfinite().all()).float() for shard in shards)
-    if trainer._summed(cast(torch.Tensor, num_broken)):  # over the ranks, so that all of them raise
-        raise RunError(f"step {step} has left weights that are not finite; lower training.learning_rate")
+    try:
+        with warnings.catch_warnings():
+            # PEFT asks for a name that Transformers deprecates.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            model = cast(PeftModel, get_peft_model(student, config))
+    except (ValueError, re.error) as error:
+        raise ModelError(f"training.lora: {error}") from None
+    # PEFT takes a list of which some name nothing.
+    names = [f".{name}" for name in cast(Any, model.base_model).targeted_module_names]
+    for target in settings.target_modules if isinstance(settings.target_modules, list) else ():
+        if not any(name.endswith(f".{target}") for name in names):
+            raise ModelError(f"training.lora.target_modules: the model has no module {target!r}; leave it out")
+    resolved = cast(LoraConfig, model.peft_config["default"])
+    if isinstance(resolved.target_modules, set):
+        resolved.target_modules = sorted(resolved.target_modules)  # a set is saved in another order by every process
+    # "auto" would ask the Hub for the config of a directory that has a GGUF file alone. Embeddings are never resized.
+    cast(Any, model).save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
+    return model
 
 
 def _result(trainer: DistillationTrainer, saved_step: int) -> TrainResult:
@@ -257,9 +290,7 @@ def _result(trainer: DistillationTrainer, saved_step: int) -> TrainResult:
 
 def _write_student(trainer: DistillationTrainer, inputs: TrainingInputs) -> None:
     """Write the student in Hugging Face form; adapters are saved to `adapter/` and merged into it."""
-    if not trainer.is_world_process_zero():
-        return
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    model, renderer = trainer.accelerator.unwrap_model(trainer.model), inputs.renderer
     if isinstance(model, PeftModel):
         adapter = inputs.directory / ADAPTER_DIR
         unseal(adapter)
@@ -267,57 +298,7 @@ def _write_student(trainer: DistillationTrainer, inputs: TrainingInputs) -> None
         (adapter / "README.md").unlink(missing_ok=True)  # PEFT's card is an empty form; the student's is the run's
         seal(adapter)
         model = model.merge_and_unload()
-    renderer = inputs.renderer
     target = inputs.directory / STUDENT_DIR
     unseal(target)  # while files are replaced, an old seal would vouch for a mixture
     save_student(model, renderer.tokenizer, renderer.template_for_others, renderer.stop_token_id, target)
     seal(target)
-
-
-# `one_cycle` is set up by our Trainer; the name that Transformers sees only has to be harmless.
-_SCHEDULES = {"one_cycle": "constant", "cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-
-
-def training_arguments(
-    directory: Path, settings: TrainingSettings, plan: StepPlan, seed: int, has_validation: bool, use_bf16: bool
-) -> TrainingArguments:
-    """Transformers' arguments of a planned run in its directory."""
-    arguments = TrainingArguments(
-        output_dir=str(directory / "checkpoints"),
-        use_cpu=not torch.accelerator.is_available(),
-        max_steps=plan.num_steps,
-        # A batch comes packed from the collator: one row, whatever its number of examples.
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=plan.accumulation,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=_SCHEDULES[settings.schedule],
-        warmup_steps=round(settings.warmup_share * plan.num_steps),
-        weight_decay=settings.weight_decay,
-        adam_beta1=settings.betas[0],
-        adam_beta2=settings.betas[1],
-        max_grad_norm=settings.max_grad_norm,
-        bf16=use_bf16,
-        activation_checkpointing=settings.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},
-        logging_steps=settings.log_every,
-        logging_first_step=True,
-        # A loss that is not finite must be seen, not replaced by the mean of the losses before it.
-        logging_nan_inf_filter=False,
-        eval_strategy="steps" if has_validation else "no",
-        eval_steps=plan.num_steps,  # and before by `StepEvents`
-        save_strategy="steps",
-        save_steps=plan.checkpoint_every,
-        metric_for_best_model="loss" if has_validation else None,
-        greater_is_better=False if has_validation else None,
-        report_to="none",  # trackers get the recipe, not these arguments, and stay open for the evaluation
-        dataloader_num_workers=settings.num_workers,
-        seed=seed,
-        disable_tqdm=True,
-        # Our batches are not columns of a `datasets` table.
-        remove_unused_columns=False,
-        # Every weight takes part in every step, and the search costs a pass over the graph.
-        ddp_find_unused_parameters=False,
-        restore_callback_states_from_checkpoint=True,
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # a GPU a process: nn.DataParallel would split a packed row
-    return arguments

@@ -167,7 +167,7 @@ class DistillationTrainer(Trainer):
             for _ in zip(range(num_batches), epoch_iterator, strict=False):  # steps are counted by the loader
                 pass
             self.agreements = []
-            with nullcontext() if self.clock is None else self.clock.before_step("rollout"):
+            with self._timed("rollout"):
                 student = self.accelerator.unwrap_model(cast(torch.nn.Module, self.model))
                 batches = self.steps.batches(self.state.global_step, student)
             if (loss := self.steps.loss_at(self.state.global_step)) is None or loss.kl_weight:
