@@ -98,32 +98,20 @@ def _largest(model: MemoryModel, limit: float, high: int, batch_of: Callable[[in
 
 @dataclass(frozen=True, slots=True)
 class RankCost:
-    """One way to place a run on `num_ranks` devices that train.
+    """One way to place a run on `num_ranks` devices that train."""
 
-    Attributes:
-        sharding: Of the student, and of a teacher on the same devices.
-        placement: Of the teacher; None without one.
-        num_ranks: Devices that train; those of a teacher on its own ranks come on top.
-        memory: Of one rank, at the highest moment of the largest micro-batch.
-        traffic: Of one rank in a step.
-        compute_seconds: Of one rank in a step, at the stated share of the peak; None where none is stated.
-        network_seconds: Of the traffic, at the stated bandwidth; None where none is stated.
-        network_bound_from: Fewest ranks, a power of two, from which sending takes longer than computing; None where no
-            number of ranks that can share a step is, or a figure is missing.
-        teacher_ranks: Devices of the teacher that keep up with the students, on its own ranks; else 0.
-        longest: Longest example that fits the device by itself, tokens; None without a device.
-    """
-
-    sharding: Sharding
-    placement: TeacherPlacement | None
-    num_ranks: int
-    memory: MemoryByPart
-    traffic: Traffic
-    compute_seconds: float | None
-    network_seconds: float | None
+    sharding: Sharding  # of the student, and of a teacher on the same devices
+    placement: TeacherPlacement | None  # of the teacher; None without one
+    num_ranks: int  # devices that train; those of a teacher on its own ranks come on top
+    memory: MemoryByPart  # of one rank, at the highest moment of the largest micro-batch
+    traffic: Traffic  # of one rank in a step
+    compute_seconds: float | None  # of one rank in a step, at the stated share of the peak; None where none is stated
+    network_seconds: float | None  # of the traffic, at the stated bandwidth; None where none is stated
+    # Fewest ranks, a power of two, from which sending takes longer than computing; None where no number of ranks that
+    # can share a step is, or a figure is missing.
     network_bound_from: int | None
-    teacher_ranks: int
-    longest: int | None
+    teacher_ranks: int  # devices of the teacher that keep up with the students, on its own ranks; else 0
+    longest: int | None  # longest example that fits the device by itself, tokens; None without a device
 
 
 def rank_costs(live: CostModel, examples: Examples, stored: CostModel) -> tuple[RankCost, ...]:

@@ -63,32 +63,22 @@ GRID: tuple[AnyPolicy, ...] = (Full(), *(Lead(p=p) for p in (0.75, 0.5, 0.25, 0.
 
 @dataclass(frozen=True, slots=True)
 class PlanRow:
-    """One policy.
-
-    Attributes:
-        is_recipes: Whether it is the recipe's own.
-        fitting: Examples that fit into one micro-batch on the named device, whichever they are; None without a device.
-        fitting_tokens: Token budget of a micro-batch that fits, whatever is packed; None without a device.
-        longest: Tokens of its longest example.
-        store: Size of a store for it, and what it costs and saves; None where nothing is known of the teacher.
-        without_derivation: Share of the searched traces whose first statement of the answer it cuts, of those that have
-            one; None where none has, or none was searched.
-        remedy: How to make it fit the named device, where not one example does; else empty.
-        ranks: Ways to place the run on its devices, for the recipe's own policy where there are several; else none.
-    """
+    """One policy."""
 
     policy: Policy
-    is_recipes: bool
+    is_recipes: bool  # whether it is the recipe's own
     cut: CutCounts
     prediction: Prediction
-    fitting: int | None
-    fitting_tokens: int | None
-    longest: int
+    fitting: int | None  # examples that fit into a micro-batch on the device, whichever they are; None without one
+    fitting_tokens: int | None  # token budget of a micro-batch that fits, whatever is packed; None without a device
+    longest: int  # tokens of its longest example
     flops_saving: Saving
     memory_saving: Saving
-    store: StoreCost | None
+    store: StoreCost | None  # a store for it; None where nothing is known of the teacher
+    # Share of the searched traces whose first statement of the answer it cuts, of those that have one; None: none has.
     without_derivation: Interval | None
-    remedy: str = ""
+    remedy: str = ""  # how to make it fit the named device, where not one example does; else empty
+    # Ways to place the run on its devices, for the recipe's own policy where there are several; else none.
     ranks: tuple[RankCost, ...] = ()
 
     @property
@@ -99,38 +89,24 @@ class PlanRow:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All policies of a plan.
-
-    Attributes:
-        examples_per_batch: Examples of a micro-batch; None when batches are filled with tokens.
-        examples_per_step: Examples of an optimiser step over all ranks; None as well.
-        precision: `bfloat16` or `float32`, in which the planned run trains.
-        codec: Codec for which the sizes of stores are computed.
-        reads_store: Whether the recipe's targets come from a store.
-        knows_teacher: Whether the costs of a live teacher are known, against which a store saves.
-        disk_bytes: Most bytes of the run directory: checkpoints and student.
-        searched: Where traces first state the right answer; None when that was not searched for.
-        left_out: Policies that leave nothing to learn, and why.
-        rollouts: What the rollouts of the recipe cost at most; None without any.
-        served: The teacher, where a server runs it.
-    """
+    """All policies of a plan."""
 
     name: str
     rows: tuple[PlanRow, ...]
     device: Device | None
     num_ranks: int
-    examples_per_batch: int | None
-    examples_per_step: int | None
-    precision: str
-    codec: Codec
-    reads_store: bool
-    knows_teacher: bool
+    examples_per_batch: int | None  # examples of a micro-batch; None when batches are filled with tokens
+    examples_per_step: int | None  # examples of an optimiser step over all ranks; None as well
+    precision: str  # `bfloat16` or `float32`, in which the planned run trains
+    codec: Codec  # for which the sizes of stores are computed
+    reads_store: bool  # whether the recipe's targets come from a store
+    knows_teacher: bool  # whether the costs of a live teacher are known, against which a store saves
     currency: str
-    disk_bytes: int
-    searched: Searched | None = None
-    left_out: tuple[str, ...] = ()
-    rollouts: RolloutCost | None = None
-    served: str | None = None
+    disk_bytes: int  # most bytes of the run directory: checkpoints and student
+    searched: Searched | None = None  # where traces first state the right answer; None when that was not searched for
+    left_out: tuple[str, ...] = ()  # policies that leave nothing to learn, and why
+    rollouts: RolloutCost | None = None  # what the rollouts of the recipe cost at most; None without any
+    served: str | None = None  # the teacher, where a server runs it
 
     def as_json(self) -> dict[str, Any]:
         """Everything, for a file."""

@@ -46,21 +46,15 @@ from leadspan.training.train import with_adapters
 
 @dataclass(frozen=True)
 class CostModel:
-    """Everything about the cost of a recipe but its examples.
+    """Everything about the cost of a recipe but its examples."""
 
-    Attributes:
-        student: Shape of the student for counting operations: its head has the rows that are compared.
-        teacher: The same of a live teacher, or of the head that a store of hidden states has; or None.
-        selection: How tokens are selected by scores, or None.
-    """
-
-    student: ModelShape
-    teacher: ModelShape | None
+    student: ModelShape  # shape of the student for counting operations: its head has the rows that are compared
+    teacher: ModelShape | None  # the same of a live teacher, or of the head that a store of hidden states has; or None
     memory: MemoryModel
     training: TrainingSettings
     machine: PlanSettings
     seed: int
-    selection: ScoredSelection | None = None
+    selection: ScoredSelection | None = None  # how tokens are selected by scores, or None
 
     @property
     def fingerprint(self) -> str:
@@ -225,22 +219,16 @@ def with_store(model: CostModel, keeps_head: bool) -> CostModel:
 
 @dataclass(frozen=True, slots=True)
 class StoreCost:
-    """A store of the teacher's targets at every position that training passes through, each trace once.
+    """A store of the teacher's targets at every position that training passes through, each trace once."""
 
-    Attributes:
-        num_bytes: Its rows as `teacher.shards` writes them, those of the uncut validation set included, and the head
-            where hidden states are stored; what frames an Arrow file comes on top. Of `top_p` and `sampled`, whose
-            supports the data decides, the most that it can be.
-        capture_flops: One forward pass of the teacher over these traces and the uncut validation set; 0 where the
-            teacher is not known.
-        validation_flops: Part of `capture_flops` that is the validation set.
-        saved_flops: What a run with a live teacher saves by reading it: the teacher's passes, but for its head where
-            hidden states are stored.
-    """
-
+    # Its rows as `teacher.shards` writes them, those of the uncut validation set included, and the head where hidden
+    # states are stored; what frames an Arrow file comes on top. Of `top_p` and `sampled`, whose supports the data
+    # decides, the most that it can be.
     num_bytes: int
+    # One forward pass of the teacher over these traces and the uncut validation set; 0 where the teacher is not known.
     capture_flops: int
-    validation_flops: int
+    validation_flops: int  # part of `capture_flops` that is the validation set
+    # What a run with a live teacher saves by reading it: the teacher's passes, but its head where states are stored.
     saved_flops: int
 
     @property

@@ -29,31 +29,19 @@ _Step = Sequence[tuple[int, int, ExampleSize]]
 
 @dataclass(frozen=True, slots=True)
 class RolloutCost:
-    """The predicted cost of a run with rollouts.
+    """The predicted cost of a run with rollouts."""
 
-    Attributes:
-        prediction: Of the run; `prediction.is_bound` where every rollout is assumed to reach its cap.
-        prefill_flops: Operations of the student on prompts, in drawing.
-        decode_flops: Operations of the student on new tokens, in drawing.
-        teacher_flops: Operations of the teacher.
-        training_flops: Operations of the student in training.
-        mean_longest: Mean over steps of the new tokens of the longest rollout, for which the step waits.
-        whole_flops: Operations of the same run with every rollout at full length.
-        drawing_seconds: Wall time of drawing; None without a calibration that has measured it.
-        warning: What to expect of students that learn from short rollouts alone; "" for others.
-    """
-
-    prediction: Prediction
+    prediction: Prediction  # of the run; `prediction.is_bound` where every rollout is assumed to reach its cap
     num_rollouts: int
     new_tokens: int
-    prefill_flops: int
-    decode_flops: int
+    prefill_flops: int  # operations of the student on prompts, in drawing
+    decode_flops: int  # operations of the student on new tokens, in drawing
     teacher_flops: int
-    training_flops: int
-    mean_longest: float
-    whole_flops: int
-    drawing_seconds: float | None
-    warning: str
+    training_flops: int  # operations of the student in training
+    mean_longest: float  # mean over steps of the new tokens of the longest rollout, for which the step waits
+    whole_flops: int  # operations of the same run with every rollout at full length
+    drawing_seconds: float | None  # wall time of drawing; None without a calibration that has measured it
+    warning: str  # what to expect of students that learn from short rollouts alone; "" for others
 
 
 def predict_run(

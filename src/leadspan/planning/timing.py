@@ -37,17 +37,11 @@ class StepWork(NamedTuple):
 
 
 class DrawingWork(NamedTuple):
-    """What drawing one batch of rollouts takes.
+    """What drawing one batch of rollouts takes."""
 
-    Attributes:
-        passes: New tokens of its longest row: forward passes of one token, each of which reads all weights.
-        rows: Rows in these passes.
-        operations: Counted operations, those of the prompts included.
-    """
-
-    passes: int
-    rows: int
-    operations: int
+    passes: int  # new tokens of its longest row: forward passes of one token, each of which reads all weights
+    rows: int  # rows in these passes
+    operations: int  # counted operations, those of the prompts included
 
 
 # The step itself, which costs the same whatever is in it, then the fields of `StepWork`.

@@ -33,31 +33,20 @@ Shapes = tuple[ModelShape, ModelShape | None]
 
 @dataclass(frozen=True)
 class RolloutInputs:
-    """All that rollouts need besides the student's weights.
-
-    Attributes:
-        traces: Training examples that may be mixed in.
-        stop_ids: Tokens that end a turn, for student, teacher or data.
-        student: Where the student comes from.
-        examples_per_batch: Examples of a micro-batch.
-        window: Positions of the student, where it has a limit.
-        cold_loss: The objective of a cold start; None without one.
-        collate: Packs examples, with the targets of a store.
-        stored: Rollouts of a store, which are used instead of drawing; None where the student draws.
-    """
+    """All that rollouts need besides the student's weights."""
 
     course: Course
     prompts: Sequence[Prompt]
-    traces: Examples
+    traces: Examples  # training examples that may be mixed in
     rows: RowMaker
-    stop_ids: tuple[int, ...]
+    stop_ids: tuple[int, ...]  # tokens that end a turn, for student, teacher or data
     student: ModelSettings
     directory: Path
     examples_per_batch: int
-    window: int | None
-    cold_loss: LossSettings | None = None
-    collate: Callable[[Sequence[Example]], Batch] = pack
-    stored: WholeIds | None = None
+    window: int | None  # positions of the student, where it has a limit
+    cold_loss: LossSettings | None = None  # the objective of a cold start; None without one
+    collate: Callable[[Sequence[Example]], Batch] = pack  # packs examples, with the targets of a store
+    stored: WholeIds | None = None  # rollouts of a store, used instead of drawing; None where the student draws
 
     def drawn_with(self, step: int) -> range:
         """The steps whose rollouts are drawn together with those of a step, this one included."""

@@ -34,39 +34,23 @@ _DAMAGED = "so what the earlier steps cost is not known; start again in another 
 
 @dataclass(frozen=True, slots=True)
 class RolloutLine:
-    """One rollout in the record.
+    """One rollout in the record."""
 
-    Attributes:
-        step: Optimiser step, from 0.
-        prompt: Hash of the prompt's token ids and its teacher.
-        sample: Number of the sample of the prompt in the step.
-        seed: Seed of its random stream.
-        prompt_tokens: Tokens of the prompt.
-        tokens: New tokens, one that ends the turn included.
-        weighted: Positions with a loss.
-        scored: Positions that the models' scores select from; 0 where they select none.
-        cap: Most new tokens that it could have.
-        whole: Whether it could reach the full length, whatever the horizon.
-        ending: What ended it.
-        text: The drawn text, with special tokens.
-        overlap: Share of the weighted new tokens at which the student's likeliest token was the teacher's; None where
-            that is not known.
-        end_overlap: The same over the last quarter of the step's horizon; None for a rollout that ended before it, too.
-    """
-
-    step: int
-    prompt: str
-    sample: int
-    seed: int
+    step: int  # optimiser step, from 0
+    prompt: str  # hash of its token ids and its teacher
+    sample: int  # its number among those of the prompt in the step
+    seed: int  # of its random stream
     prompt_tokens: int
-    tokens: int
-    weighted: int
-    scored: int
-    cap: int
-    whole: bool
-    ending: Ending
-    text: str
+    tokens: int  # new tokens, one that ends the turn included
+    weighted: int  # positions with a loss
+    scored: int  # positions that the models' scores select from; 0 where they select none
+    cap: int  # most new tokens that it could have
+    whole: bool  # whether it could reach the full length, whatever the horizon
+    ending: Ending  # what ended it
+    text: str  # the drawn text, with special tokens
+    # Share of the weighted new tokens at which the student's likeliest token was the teacher's; None: not known.
     overlap: float | None = None
+    # The same over the last quarter of the step's horizon; None for a rollout that ended before it, too.
     end_overlap: float | None = None
 
 

@@ -33,19 +33,12 @@ from leadspan.rollout.settings import AdaptiveHorizon, RolloutSettings, TaskProm
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One rollout to draw.
+    """One rollout to draw."""
 
-    Attributes:
-        prompt: Number of the prompt.
-        sample: Number of the sample among those of the prompt in this step.
-        cap: Most new tokens.
-        is_whole: Whether it may reach the full length, whatever the horizon.
-    """
-
-    prompt: int
-    sample: int
-    cap: int
-    is_whole: bool
+    prompt: int  # its number
+    sample: int  # its number among those of the prompt in this step
+    cap: int  # most new tokens
+    is_whole: bool  # whether it may reach the full length, whatever the horizon
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +52,14 @@ class StepCourse:
 
 @dataclass(frozen=True)
 class Course:
-    """The steps of a run.
+    """The steps of a run."""
 
-    Attributes:
-        settings: Shares and horizon.
-        traces: Indices of the training examples that may be mixed in.
-        examples_per_step: Examples of a step, all ranks; a multiple of the samples of a prompt.
-        seed: Seed of the order.
-    """
-
-    settings: RolloutSettings
+    settings: RolloutSettings  # shares and horizon
     num_prompts: int
-    traces: Sequence[int]
-    examples_per_step: int
+    traces: Sequence[int]  # indices of the training examples that may be mixed in
+    examples_per_step: int  # examples of a step, all ranks; a multiple of the samples of a prompt
     num_steps: int
-    seed: int
+    seed: int  # of the order
 
     def step(self, number: int, overlaps: Sequence[float | None] = ()) -> StepCourse:
         """The content of a step.
@@ -120,19 +106,12 @@ def _pass(number: int, seed: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt.
+    """One prompt."""
 
-    Attributes:
-        ids: Token ids, including the generation header and an opening think tag in it.
-        key: Hash of the ids and the teacher.
-        place: Where it comes from, for messages.
-        teacher: Name of the teacher that scores its rollouts, where there are several.
-    """
-
-    ids: tuple[int, ...]
-    key: str
-    place: str
-    teacher: str = ""
+    ids: tuple[int, ...]  # including the generation header and an opening think tag in it
+    key: str  # hash of the ids and the teacher
+    place: str  # where it comes from, for messages
+    teacher: str = ""  # name of the teacher that scores its rollouts, where there are several
 
 
 def rollout_prompts(
@@ -182,18 +161,13 @@ Ending = Literal["stop", "horizon", "budget", "window"]
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What was drawn for a turn, up to its end.
-
-    Attributes:
-        new_ids: New token ids, the token that ended the turn included.
-        log_probs: Log-probability with which each of these tokens was drawn; empty where that is not needed.
-    """
+    """What was drawn for a turn, up to its end."""
 
     turn: Turn
     prompt: Prompt
-    new_ids: tuple[int, ...]
+    new_ids: tuple[int, ...]  # the token that ended the turn included
     ending: Ending
-    log_probs: tuple[float, ...] = ()
+    log_probs: tuple[float, ...] = ()  # with which each of these tokens was drawn; empty where that is not needed
 
 
 def to_rollout(

@@ -34,21 +34,14 @@ class Handover:
 
     It holds the sums since the last log line, so that the next line is a mean over the same steps as in a run without a
     break.
-
-    Attributes:
-        loss: Sum of the losses of the steps since the last log line, the mean over ranks.
-        last_logged: Step of the last log line.
-        totals: Row quantities by section and tenth since the last log line, over all ranks.
-        peak_memory_bytes: Peak memory of training up to the checkpoint, on the first rank.
-        steps: State of `Rollouts`: what they have drawn for later steps.
-        recorded: Name, size and SHA-256 of the record of rollouts beside the checkpoints; None without one.
     """
 
-    loss: float
-    last_logged: int
-    totals: list[list[float]]
-    peak_memory_bytes: int
-    steps: dict[str, Any]
+    loss: float  # sum of the losses of the steps since the last log line, the mean over ranks
+    last_logged: int  # step of the last log line
+    totals: list[list[float]]  # row quantities by section and tenth since the last log line, over all ranks
+    peak_memory_bytes: int  # peak memory of training up to the checkpoint, on the first rank
+    steps: dict[str, Any]  # state of `Rollouts`: what they have drawn for later steps
+    # Name, size and SHA-256 of the record of rollouts beside the checkpoints; None without one.
     recorded: tuple[str, int, str] | None = None
 
     def complete(self, checkpoint: Path) -> None:

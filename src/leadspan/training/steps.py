@@ -17,18 +17,12 @@ from leadspan.training.settings import ByExamples, TrainingSettings
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """The whole run, decided before it starts.
-
-    Attributes:
-        accumulation: Micro-batches per optimiser step on one rank.
-        plan: Micro-batches in order, all ranks; micro-batch `i` goes to rank `i % num_ranks`.
-        validations: Numbers of steps, from 1, after which the student is validated.
-    """
+    """The whole run, decided before it starts."""
 
     num_steps: int
-    accumulation: int
-    plan: list[list[int]]
-    validations: frozenset[int]
+    accumulation: int  # micro-batches per optimiser step on one rank
+    plan: list[list[int]]  # micro-batches in order, all ranks; micro-batch `i` goes to rank `i % num_ranks`
+    validations: frozenset[int]  # numbers of steps, from 1, after which the student is validated
     checkpoint_every: int
 
     def counts(

@@ -44,29 +44,21 @@ from leadspan.training.trainer import DistillationTrainer, StepEvents, attach_ob
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """All that a run needs besides its settings.
+    """All that a run needs besides its settings."""
 
-    Attributes:
-        student: Where the student's starting weights come from.
-        renderer: Tokenizer and template of the data.
-        validation: Validation examples, never cut, or None.
-        seed: Seed of order, dropout and adapters.
-        device: Figures of the device, when they are stated.
-        selection: What the objective selects among the weighted positions by the models' scores, or None.
-        end_ids: Tokens that end a turn and are one outcome in the divergence; empty where each is its own outcome.
-        steps: Makes the examples of each step when it begins; None where they are the training examples.
-    """
-
-    student: ModelSettings
+    student: ModelSettings  # where the student's starting weights come from
     teacher: TeacherSource
-    renderer: Renderer
+    renderer: Renderer  # tokenizer and template of the data
     examples: Examples
-    validation: Examples | None
+    validation: Examples | None  # validation examples, never cut, or None
     directory: Path
-    seed: int
-    device: Device | None = None
+    seed: int  # seed of order, dropout and adapters
+    device: Device | None = None  # figures of the device, when they are stated
+    # What the objective selects among the weighted positions by the models' scores, or None.
     selection: ScoredSelection | None = None
+    # Tokens that end a turn and are one outcome in the divergence; empty where each is its own outcome.
     end_ids: tuple[int, ...] = ()
+    # Makes the examples of each step when it begins; None where they are the training examples.
     steps: Rollouts | None = None
 
 
