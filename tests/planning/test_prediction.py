@@ -1,16 +1,20 @@
+import ctypes
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from leadspan.errors import SettingsError
 from leadspan.inputs import prepare_data
 from leadspan.pipeline.run import run
+from leadspan.planning import calibration
 from leadspan.planning.calibration import calibrate
 from leadspan.planning.prediction import check_calibration, cost_model_of
 from leadspan.results import Prediction
 from leadspan.stages import checked_teacher, training_inputs
 from leadspan.training.result import TrainResult
+from leadspan.training.train import load_models
 from recipes import toy_recipe
 
 SELECTIONS: dict[str, dict[str, Any]] = {
@@ -54,7 +58,38 @@ def test_a_calibration_measures_the_scoring_pass_and_serves_no_run_without_one(t
     model = cost_model_of(scored, data.renderer)
     inputs = training_inputs(scored, data, checked_teacher(scored))
     assert inputs.selection is not None
-    calibration = calibrate(inputs, model, scored.loss, [data.examples], num_rounds=1)
-    check_calibration(calibration, model)
+    rates = calibrate(inputs, model, scored.loss, [data.examples], num_rounds=1)
+    check_calibration(rates, model)
     with pytest.raises(SettingsError, match="another token selection than this recipe's"):
-        check_calibration(calibration, cost_model_of(plain, data.renderer))
+        check_calibration(rates, cost_model_of(plain, data.renderer))
+
+
+class MallocInfo(ctypes.Structure):
+    """`struct mallinfo2` of glibc's malloc.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "mapped")),
+        ("others", ctypes.c_size_t * 5),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc 2.33 or later")
+def test_steps_are_measured_with_the_memory_settings_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large tensor has no mapping of its own, which the kernel would zero again in every step."""
+    mallinfo2, grown = ctypes.CDLL(None).mallinfo2, []
+    mallinfo2.restype = MallocInfo
+
+    def load(*arguments: Any) -> Any:
+        before = mallinfo2().mapped
+        tensor = torch.empty(64 << 20, dtype=torch.uint8)
+        grown.append(mallinfo2().mapped - before)
+        del tensor
+        return load_models(*arguments)
+
+    recipe = toy_recipe(tmp_path)
+    data = prepare_data(recipe)
+    inputs = training_inputs(recipe, data, checked_teacher(recipe))
+    monkeypatch.setattr(calibration, "load_models", load)
+    calibrate(inputs, cost_model_of(recipe, data.renderer), recipe.loss, [data.examples], num_rounds=1)
+    assert grown == [0]

@@ -74,8 +74,9 @@ def test_a_capture_that_was_killed_goes_on_drawing_and_what_a_store_lacks_is_tol
     assert again == [json.loads(line) for line in drawn.splitlines()]
     rollout = recipe.model_dump(mode="json")["rollout"]
     longer = with_changes(recipe, rollout={**rollout, "max_new_tokens": 25})
-    with pytest.raises(TargetsError, match=r"drawn with .*24"):
-        prepare_capture(longer)
+    for draws in (True, False):
+        with pytest.raises(TargetsError, match=r"drawn with .*24"):
+            prepare_capture(longer, draws=draws)
     run_capture(prepare_capture(recipe))
     lines_drawn = drawn.splitlines(keepends=True)
     for number in (0, 7):  # a line that says how they were drawn, and one of them

@@ -24,7 +24,7 @@ from leadspan.models.shapes import uses_bf16
 from leadspan.planning.prediction import CostModel, planned
 from leadspan.planning.rollouts import batch_work
 from leadspan.planning.timing import Calibration, StepWork, fit_memory, fit_rates
-from leadspan.ranks import PeakMemory, device_name, process_device, process_state
+from leadspan.ranks import PeakMemory, device_name, freed_memory_reused, process_device, process_state
 from leadspan.rollout.drawing import RolloutInputs, draw_rollouts
 from leadspan.rollout.rows import Rollout, Turn
 from leadspan.training.callbacks import Clock, ProgressCallback
@@ -50,6 +50,7 @@ class _Peaks(TrainerCallback):
         self.peaks.append(self.memory.read())
 
 
+@freed_memory_reused()  # as a run is trained: without it steps of a large model take a fifth longer on a CPU
 def calibrate(
     inputs: TrainingInputs, model: CostModel, loss: LossSettings, sides: Sequence[Examples], num_rounds: int = 4
 ) -> Calibration:
@@ -136,6 +137,7 @@ def _course(
     return StepPlan(len(order), accumulation, batches, frozenset(), checkpoint_every=len(order)), sizes
 
 
+@freed_memory_reused()
 def measure_drawing(
     inputs: RolloutInputs, student: ModelShape, use_bf16: bool
 ) -> tuple[dict[str, float], list[int | None]]:
