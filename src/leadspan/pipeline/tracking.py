@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, TrackioTracker, WandBTracker
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 from transformers.integrations.integration_utils import rewrite_logs
 
 from leadspan.errors import RunError
@@ -51,10 +51,6 @@ class Trackers(TrainerCallback, AbstractContextManager["Trackers"]):
 
     The record of a run is `metrics.jsonl` and `run.json`. A tracker that cannot be opened ends the run before its first
     step; one that fails later is dropped with a warning.
-
-    Args:
-        recipe: The run; `training.report_to` names the trackers.
-        prediction: Its predicted cost, if known.
     """
 
     def __init__(self, recipe: Recipe, prediction: Prediction | None = None) -> None:
@@ -86,10 +82,7 @@ class Trackers(TrainerCallback, AbstractContextManager["Trackers"]):
         self._open = {}
 
     def start(self, step: int = 0) -> None:
-        """Open the trackers, on the first rank.
-
-        Args:
-            step: Steps that are trained already; above 0 the trackers continue the interrupted run.
+        """Open the trackers, on the first rank; after `step` steps that are trained already they continue their run.
 
         Raises:
             RunError: A tracker cannot be opened.
@@ -109,7 +102,15 @@ class Trackers(TrainerCallback, AbstractContextManager["Trackers"]):
                 ) from None
         if ids:
             write_atomically(file, json.dumps(ids, indent=1) + "\n")
-        self.log(planned(self.prediction), step)
+        if (prediction := self.prediction) is not None:
+            costs = {
+                "tokens": prediction.num_tokens,
+                "flops": prediction.flops.total,
+                "peak_memory_bytes": prediction.memory.total,
+                "seconds": prediction.seconds,
+                "money": prediction.money,
+            }
+            self.log({f"cost/{name}_planned": float(v) for name, v in costs.items() if v is not None}, step)
 
     def _begin(self, name: str, known_id: str | None, step: int) -> str:
         """Open a tracker, and give it the recipe unless it has it; returns the id that it gives the run."""
@@ -169,36 +170,13 @@ class Trackers(TrainerCallback, AbstractContextManager["Trackers"]):
                 del self._open[name]
                 _warn(name, error)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Open the trackers where training begins."""
         self.start(state.global_step)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Mirror a line of `metrics.jsonl`, under the names that Transformers gives: `train/NAME`, `eval/NAME`."""
         self.log(rewrite_logs(logs or {}), state.global_step)
-
-
-def planned(prediction: Prediction | None) -> dict[str, float]:
-    """The known predicted costs of a run: `cost/NAME_planned`."""
-    if prediction is None:
-        return {}
-    costs = {
-        "tokens": prediction.num_tokens,
-        "flops": prediction.flops.total,
-        "peak_memory_bytes": prediction.memory.total,
-        "seconds": prediction.seconds,
-        "money": prediction.money,
-    }
-    return {f"cost/{name}_planned": float(value) for name, value in costs.items() if value is not None}
 
 
 def outcome(result: RunResult) -> dict[str, float]:

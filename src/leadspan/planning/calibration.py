@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch.utils.data import ConcatDataset
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import SaveStrategy, set_seed
 
@@ -45,7 +45,7 @@ class _Peaks(TrainerCallback):
     memory: PeakMemory = field(default_factory=PeakMemory)
     peaks: list[int] = field(default_factory=list)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Read the peak."""
         self.peaks.append(self.memory.read())
 

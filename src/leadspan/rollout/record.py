@@ -116,13 +116,8 @@ def drawn_rollouts(
 ) -> tuple[WholeIds, list[int]]:
     """Draw the rollouts that a file lacks or has damaged: `samples_per_prompt` whole ones of every prompt.
 
-    The student is loaded only where one is missing, and has Transformers' own attention.
-
-    Args:
-        inputs: What the rollouts are made of.
-        path: The file.
-        load_student: Loads the student; None where nothing is to be drawn or written.
-        use_bf16: Whether the student draws in bfloat16.
+    The student is loaded only where one is missing, and has Transformers' own attention; without `load_student` nothing
+    is drawn or written.
 
     Returns:
         The rollouts, and the most positions of each that is not drawn yet.

@@ -91,9 +91,9 @@ class DistillationTrainer(Trainer):
             teacher: The teacher's side, loaded.
             examples: Training examples.
             validation: Validation examples, never cut, or None.
-            plan: Micro-batches of the whole run, all ranks.
+            plan: Micro-batches of the whole run, all ranks, which is one "epoch" to Transformers.
             validation_plan: Micro-batches of one validation.
-            arguments: Transformers' arguments; one "epoch" is the whole run.
+            arguments: Transformers' arguments.
             one_cycle: Use PyTorch's one-cycle schedule instead of the one the arguments name.
             selection: The selection that the objective makes among the weighted positions.
             steps: Makes the examples of each step; the plan then says how many micro-batches there are, and no more.
@@ -102,10 +102,9 @@ class DistillationTrainer(Trainer):
         self.counts: Sequence[StepCounts] = ()  # of all steps of the plan; with them, log lines have the speed
         self.peak_flops: float | None = None  # operations a second of all ranks' devices, where known
         self.memory: PeakMemory | None = None
-        self.earlier_peak = 0
         self.num_asked = torch.zeros(())
         self.agreements: list[torch.Tensor] = []  # of the micro-batches of a step that was made for itself
-        self.last_figures = 0
+        self.earlier_peak = self.last_figures = 0
         self.plan, self.num_validation_batches = plan, len(validation_plan)
         super().__init__(
             model=student,  # pyright: ignore[reportArgumentType]  # a PEFT model is a Module
