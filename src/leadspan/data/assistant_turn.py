@@ -71,12 +71,7 @@ def message_of(form: str, cot: str, answer: str, rendering: Rendering) -> dict[s
 
 
 def probe(template: ChatTemplate, rendering: Rendering, variants: Iterable[ChatTemplate] = ()) -> AssistantTurn:
-    """Let a template render small conversations.
-
-    Args:
-        template: The template.
-        rendering: Tags to write where a chain of thought is given as text.
-        variants: The same template with its variables that switch thinking set to other values.
+    """Let a template render small conversations, and `variants` of it, whose variables that switch thinking differ.
 
     Raises:
         ModelError: It cannot be run, or renders no prompt at all.

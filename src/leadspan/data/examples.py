@@ -93,14 +93,8 @@ class Examples(Sequence[Example]):
     ):
         """Cut and weigh every row, as `prepare` writes them, by its section borders alone.
 
-        Args:
-            rows: The rows.
-            policy: What to keep.
-            supervision: What to weigh.
-            stop_token_id: The end-of-turn token a policy may append.
-            seed: Seed of random policies.
-            name: What the rows are, for messages: `training set`.
-            first_answers: Of each row `Sections.first_answer`, for a policy that needs it.
+        A policy may append `stop_token_id`, and one that needs `first_answers` finds there `Sections.first_answer` of
+        each row. `name` is what the rows are, in messages: `training set`.
 
         Raises:
             DataError: A stage leaves no example a weighted position.

@@ -9,7 +9,7 @@ import os
 import shutil
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,11 +151,10 @@ def split(settings: DataSettings, renderer: Renderer, seed: int) -> Splits:
     return Splits(train, validation, left_out)
 
 
-def sections_of(row: dict[str, object]) -> Sections:
+def sections_of(row: Mapping[str, Any]) -> Sections:
     """The section borders stored in a row, with its first answer where one was searched for."""
-    names = ("prompt_end", "think_end", "cot_end", "num_tokens", "stop")
-    stated: Any = row.get("first_answer")
-    return Sections(*(int(str(row[name])) for name in names), steps=tuple(row["steps"]), first_answer=stated)  # pyright: ignore[reportArgumentType]  # an Arrow list
+    borders = (int(row[name]) for name in ("prompt_end", "think_end", "cot_end", "num_tokens", "stop"))
+    return Sections(*borders, steps=tuple(row["steps"]), first_answer=row.get("first_answer"))
 
 
 def cache_root(settings: DataSettings) -> Path:

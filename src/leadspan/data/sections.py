@@ -92,6 +92,8 @@ class Renderer(PromptRenderer):
         if fault:
             raise ModelError(f"data.rendering.end_of_turn = {self._end!r}: {fault}")
         self._stop_texts = tuple({str(text) for text in (tokenizer.eos_token, self._end) if text})
+        # The opening tag at the end of a generation header, with the white space that a model goes on after.
+        self._opened = re.compile(rf"{re.escape(rendering.think_open)}\s*\Z")
         eos = tokenizer.eos_token if isinstance(tokenizer.eos_token, str) else None
         # What is wrong with the form in which turns would be written, with the setting that corrects it.
         fault, reason = self.header_fault(), ""
@@ -180,12 +182,9 @@ class Renderer(PromptRenderer):
     def tokenise(
         self, rendered: Sequence[RenderedText], traces: Sequence[Trace], marks: Sequence[Sequence[int]] = ()
     ) -> list[Rendered]:
-        """Token ids and token sections of a batch of rendered texts.
+        """Token ids and token sections of a batch of rendered traces.
 
-        Args:
-            rendered: The texts.
-            traces: The traces that they were rendered from.
-            marks: Of each text, positions of characters, none of them white space, whose tokens are looked for.
+        `marks` are, of each text, positions of characters, none of them white space, whose tokens are looked for.
         """
         if not rendered:
             return []
@@ -224,7 +223,7 @@ class Renderer(PromptRenderer):
     @cached_property
     def opening(self) -> str:
         """What the generation header writes of a chain of thought: its opening tag and the space after it; else ""."""
-        return self.turn.header[len(self._without_opening(self.turn.header)) :]
+        return self.turn.header.removeprefix(self._opened.sub("", self.turn.header))
 
     @cached_property
     def stop_token_id(self) -> int:
@@ -262,7 +261,7 @@ class Renderer(PromptRenderer):
         """The prompt with its generation header, less the opening think tag if it has one, and the whole text."""
         opening, closing = self.rendering.think_open, self.rendering.think_close
         if self.rendering.assistant_turn == "append":
-            header = self._without_opening(self.prompt_text(trace.messages))
+            header = self._opened.sub("", self.prompt_text(trace.messages))
             after_opening, before_closing, after_closing = assistant_turn.spaces(self.turn, self.rendering)
             thought = f"{opening}{after_opening}{trace.cot}{before_closing}{closing}"
             return header, f"{header}{thought}{after_closing}{trace.answer}{self._end}"
@@ -271,11 +270,7 @@ class Renderer(PromptRenderer):
         self.check_survival(trace.messages, prompt)
         if self.rendering.end_of_turn and not body.rstrip().endswith(self.rendering.end_of_turn):
             body += self.rendering.end_of_turn
-        return self._without_opening(prompt), body
-
-    def _without_opening(self, header: str) -> str:
-        bare = header.rstrip()
-        return bare.removesuffix(self.rendering.think_open) if bare.endswith(self.rendering.think_open) else header
+        return self._opened.sub("", prompt), body
 
 
 def _composed(value: Any) -> Any:

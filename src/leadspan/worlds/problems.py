@@ -76,10 +76,7 @@ class World(Settings):
     def problems(self, number: int, seed: int, split: Split) -> list[Problem]:
         """Distinct problems of one split; every problem belongs to one split for good, by the hash of its prompt.
 
-        Args:
-            number: How many.
-            seed: Seed of the draw.
-            split: `test` is a tenth of all problems, `train` the rest.
+        The split `test` is a tenth of all problems, `train` the rest.
 
         Raises:
             SettingsError: The world has too few distinct problems.
