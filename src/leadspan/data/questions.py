@@ -75,16 +75,11 @@ def folded_sentences(text: str) -> str:
 
 
 def same_questions(rows: Dataset) -> np.ndarray:
-    """The rows of a source by groups that ask the same question.
+    """Of each row the first row of the lowest id among those that ask the same question, int32, shape [rows].
 
-    Held are hashes of 64 bits, not texts, so that a million questions take 0.1 GB. Two questions of one hash, which are
-    3e-8 to be expected among a million, would be in one group.
-
-    Args:
-        rows: Rows with `question_id`, 16 hexadecimal digits, and `question`, which `folded_sentences` wrote.
-
-    Returns:
-        Of each row the first row of the lowest id in its group, int32, shape [rows].
+    Rows have a `question_id`, 16 hexadecimal digits, and a `question`, which `folded_sentences` wrote. Held are hashes
+    of 64 bits, not texts, so that a million questions take 0.1 GB. Two questions of one hash, which are 3e-8 to be
+    expected among a million, would be in one group.
     """
     ids = np.fromiter((int(i, 16) for block in column_blocks(rows, "question_id") for i in block), dtype=np.uint64)
     ids, first_rows, question_of = np.unique(ids, return_index=True, return_inverse=True)
