@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from transformers.utils.import_utils import is_triton_available
 
 from leadspan.errors import TargetsError
-from leadspan.losses.rows import ROW_COLUMNS, Blocks, RowLosses, dense_rows, sparse_rows, token_rows
+from leadspan.losses.rows import ROW_COLUMNS, Blocks, RowLosses, at_labels, dense_rows, sparse_rows, token_rows
 from leadspan.losses.settings import LossSettings, PolicyGradient, check_defined, needs_probabilities
 from leadspan.models.heads import LogitTransform, products_of
 from leadspan.teacher.targets import DenseTargets, SparseTargets, Targets
@@ -127,7 +127,7 @@ def _chunk_rows(
 
         def rows(z_s: Tensor, z_t: Tensor, at: slice, labels: Tensor, *weights: Tensor) -> Tensor:
             log_p = of_teacher.logits(z_t[: len(labels)]).log_softmax(-1)
-            return part((z_s,), (labels, *weights, log_p.gather(1, labels[:, None]).squeeze(1)))
+            return part((z_s,), (labels, *weights, at_labels(log_p, labels)))
 
         return rows, blocks.multiple
     # Triton's kernel is a compiled row part too. It walks each row by itself and needs no scratch, so the whole chunk
@@ -170,7 +170,7 @@ def _support_rows(
 
     def rows(z_s: Tensor, z_t: Tensor, at: slice, labels: Tensor, hard: Tensor, soft: Tensor) -> Tensor:
         z, log_p = z_s[: len(labels)], log_probs[at].to(z_s.dtype)
-        label_logits = z.gather(1, labels[:, None]).squeeze(1)
+        label_logits = at_labels(z, labels)
         per_row = [log_p, mass[at].to(z.dtype), label_logits, hard, soft]
         if likeliest is not None:
             per_row.append(z.gather(1, likeliest[at]))

@@ -77,7 +77,7 @@ def forward_kl(q: Distribution, p: Distribution) -> ValueAndGradient:
 
     Source: Hinton et al., arXiv 1503.02531, section 2 (equation 2 for the gradient).
     """
-    return _mean(p.prob, p.log - q.log), q.prob - p.prob
+    return expectation(p.prob, p.log - q.log), q.prob - p.prob
 
 
 def reverse_kl(q: Distribution, p: Distribution) -> ValueAndGradient:
@@ -86,7 +86,7 @@ def reverse_kl(q: Distribution, p: Distribution) -> ValueAndGradient:
     Source: Gu et al., MiniLLM, arXiv 2306.08543, section 2.1.
     """
     ratio = q.log - p.log
-    value = _mean(q.prob, ratio)
+    value = expectation(q.prob, ratio)
     return value, _product(q.prob, ratio - value[:, None])
 
 
@@ -104,8 +104,8 @@ def jensen_shannon(q: Distribution, p: Distribution, beta: float) -> ValueAndGra
         return reverse_kl(q, p)
     m = _mixture(p, q, beta)
     ratio = (q.prob / m).log()
-    student = _mean(q.prob, ratio)
-    value = beta * _mean(p.prob, (p.prob / m).log()) + (1 - beta) * student
+    student = expectation(q.prob, ratio)
+    value = beta * expectation(p.prob, (p.prob / m).log()) + (1 - beta) * student
     return value, (1 - beta) * _product(q.prob, ratio - student[:, None])
 
 
@@ -118,7 +118,7 @@ def skew_forward_kl(q: Distribution, p: Distribution, alpha: float) -> ValueAndG
         return forward_kl(q, p)
     ratio = p.prob / _mixture(p, q, alpha)
     r = (1 - alpha) * q.prob * ratio
-    return _mean(p.prob, ratio.log()), q.prob * r.sum(-1, keepdim=True) - r
+    return expectation(p.prob, ratio.log()), q.prob * r.sum(-1, keepdim=True) - r
 
 
 def skew_reverse_kl(q: Distribution, p: Distribution, alpha: float) -> ValueAndGradient:
@@ -130,7 +130,7 @@ def skew_reverse_kl(q: Distribution, p: Distribution, alpha: float) -> ValueAndG
         return reverse_kl(q, p)
     ratio = q.prob / _mixture(q, p, alpha)
     h = ratio.log() - alpha * ratio
-    return _mean(q.prob, ratio.log()), _product(q.prob, h - _mean(q.prob, h)[:, None])
+    return expectation(q.prob, ratio.log()), _product(q.prob, h - expectation(q.prob, h)[:, None])
 
 
 def total_variation(q: Distribution, p: Distribution) -> ValueAndGradient:
@@ -193,7 +193,8 @@ def _product(weight: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     return torch.where(weight == 0, 0.0, weight * value)
 
 
-def _mean(weight: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def expectation(weight: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """`sum weight * value` of each row, to which outcomes of weight 0 add nothing."""
     return _product(weight, value).sum(-1)
 
 

@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from leadspan.errors import RunError
-from leadspan.losses.divergences import DIVERGENCES, Distribution, from_logits
+from leadspan.losses.divergences import DIVERGENCES, Distribution, expectation, from_logits
 from leadspan.losses.settings import AnyDivergence
 from leadspan.models.heads import LogitTransform
 
@@ -83,11 +83,11 @@ def token_rows(transform: LogitTransform) -> RowPart:
     def rows(z_s: Logits, labels: Tensor, hard: Rows, soft: Rows, log_p_label: Rows | None = None) -> Tensor:
         logits = transform.logits(z_s)
         q = Distribution.of(logits)
-        log_q_label, value, weight = _at(q.log, labels), None, hard
+        log_q_label, value, weight = at_labels(q.log, labels), None, hard
         if log_p_label is not None:
             value = log_q_label - log_p_label
             weight = hard - torch.where(soft == 0, 0.0, soft * value)
-        statistics = _statistics(log_q_label, _entropy(q), value, log_p_label=log_p_label)
+        statistics = _statistics(log_q_label, -expectation(q.prob, q.log), value, log_p_label=log_p_label)
         z_s.copy_(transform.chain(weight[:, None] * _less_onehot(q.prob, labels), logits))
         return statistics
 
@@ -113,8 +113,9 @@ def dense_rows(
             value, gradient = from_logits(function, student, teacher, temperature, end_ids)
         # Compared by value, not by index: where logits tie, any of the tied tokens may be the most likely.
         is_top = (student == student.amax(-1, keepdim=True)) & (teacher == teacher.amax(-1, keepdim=True))
-        of_student = _at(q.log, labels), _entropy(q)
-        statistics = _statistics(*of_student, value, is_top.any(-1), _entropy(p), _at(p.log, labels))
+        of_student = at_labels(q.log, labels), -expectation(q.prob, q.log)
+        of_teacher = -expectation(p.prob, p.log), at_labels(p.log, labels)
+        statistics = _statistics(*of_student, value, is_top.any(-1), *of_teacher)
         # The factor T^2 of the divergence; its gradient has been divided by T already. 0 times infinity must stay 0.
         soft_gradient = torch.where(soft[:, None] == 0, 0.0, (temperature**2 * soft)[:, None] * gradient)
         z_s.copy_(transform.chain(hard[:, None] * _less_onehot(q.prob, labels) + soft_gradient, student))
@@ -144,7 +145,7 @@ def sparse_rows(
         tail_lse, lse = _logsumexps(tail, head, temperature)
         log_q, share, agreement = head / temperature - lse, (soft * temperature)[:, None], None
         if function is None:
-            value = torch.where(mass == 0, 0.0, mass * (log_p - log_q)).sum(-1)
+            value = expectation(mass, log_p - log_q)
             # The weights of one draw need not add up to 1, so the gradient of `log q` carries their sum.
             total = mass.sum(-1, keepdim=True)
             tail_soft = share * total * _softmax(tail / temperature, lse)
@@ -169,7 +170,7 @@ def sparse_rows(
         entropy = lse[:, 0]
         for target, logits, soft_gradient in ((z_s, tail, tail_soft), (support, head, head_soft)):
             q = _softmax(logits, lse)
-            entropy = entropy - torch.where(q == 0, 0.0, q * logits).sum(-1)
+            entropy = entropy - expectation(q, logits)
             # The one-hot part of the cross-entropy's gradient is added when both parts are back in one.
             target.copy_(
                 torch.where(logits > -torch.inf, transform.chain(soft_gradient + hard[:, None] * q, logits), 0.0)
@@ -202,12 +203,9 @@ def _statistics(
     return torch.stack(columns, dim=1)
 
 
-def _at(log_probs: Logits, labels: Tensor) -> Rows:
+def at_labels(log_probs: Logits, labels: Tensor) -> Rows:
+    """The column of the label in each row."""
     return log_probs.gather(1, labels[:, None]).squeeze(1)
-
-
-def _entropy(distribution: Distribution) -> Rows:
-    return -torch.where(distribution.prob == 0, 0.0, distribution.prob * distribution.log).sum(-1)
 
 
 def _less_onehot(probs: Logits, labels: Tensor) -> Logits:
