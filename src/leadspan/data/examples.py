@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 _MISSING_STEPS = "set data.rendering.step_delimiter to what stands between the steps of a chain of thought"
 NO_WEIGHT = "no weighted position is left"
 NO_COUNTS = CutCounts(num_examples=0, num_kept=0, tokens_before=0, tokens_after=0, weighted_tokens=0)
-_ROWS_AT_ONCE = 1_000  # whose borders are in memory
+ROWS_AT_ONCE = 1_000
+"""Rows whose borders are in memory at once."""
 
 
 class BorderBlock(NamedTuple):
@@ -52,11 +53,11 @@ def border_blocks(rows: Dataset, first_answers: Sequence[int | None] | None = No
     """
     columns = ["prompt_end", "think_end", "cot_end", "num_tokens", "stop", "steps", "example_id", "teacher"]
     selected = rows.select_columns(columns)
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        table = selected[start : start + _ROWS_AT_ONCE]
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        table = selected[start : start + ROWS_AT_ONCE]
         ids, teachers = table.pop("example_id"), table.pop("teacher")
         if first_answers is not None:
-            table["first_answer"] = first_answers[start : start + _ROWS_AT_ONCE]
+            table["first_answer"] = first_answers[start : start + ROWS_AT_ONCE]
         borders = [sections_of(dict(zip(table, row, strict=True))) for row in zip(*table.values(), strict=True)]
         yield BorderBlock(start, borders, ids, teachers)
 
