@@ -17,7 +17,7 @@ from rich.console import Console
 
 from leadspan.errors import LeadspanError, RunError, SettingsError
 from leadspan.files import locked
-from leadspan.recipe import Recipe, TrialId, load_recipe
+from leadspan.recipe import TrialId, load_recipe
 from leadspan.sources import check_sources
 from leadspan.study.controls import NEED_A_PLAN, RunPlanner, controls
 from leadspan.study.executors.local import run_local
@@ -86,7 +86,13 @@ def plan_study(study: Study, study_file: Path, is_dry_run: bool = False) -> Stud
             f"study {study.name}: evaluation.tasks of {study.recipe} is empty ({untested.title}), so that nothing "
             "would be compared; add a task such as {benchmark: gsm8k}"
         )
-    _check_sources([trial.recipe for trial in [*before, *varied]], study, study_file, must_answer=not is_dry_run)
+    # Files must exist, unless the study itself makes them.
+    recipes = [trial.recipe for trial in [*before, *varied]]
+    outputs = [recipe.output.absolute() for recipe in recipes]
+    outputs += [(study.store.path or study.output).absolute()] if study.store is not None else []
+    sources = dict.fromkeys(source for recipe in recipes for source in recipe.sources())
+    outside = [s for s in sources if not any(Path(s.name).absolute().is_relative_to(path) for path in outputs)]
+    check_sources(outside, str(study_file), must_answer=not is_dry_run)
     # Controls are made for the conditions of `axes` alone; those of `more_axes` come behind them in the list.
     num_of_axes = len(conditions(study.model_copy(update={"more_axes": []}), base))
     # These are planned on what the runs that come first make.
@@ -131,15 +137,6 @@ def load_before(study: Study, study_file: Path) -> list[Trial]:
         identified = recipe.model_copy(update={"trial": TrialId(study=study.name, control="before"), "push": None})
         trials.append(Trial(identified, fingerprint, control="before"))
     return trials
-
-
-def _check_sources(recipes: Sequence[Recipe], study: Study, study_file: Path, must_answer: bool) -> None:
-    """Refuse recipes that read files which neither exist nor are made by the study."""
-    outputs = [recipe.output.absolute() for recipe in recipes]
-    outputs += [(study.store.path or study.output).absolute()] if study.store is not None else []
-    sources = dict.fromkeys(source for recipe in recipes for source in recipe.sources())
-    outside = [s for s in sources if not any(Path(s.name).absolute().is_relative_to(path) for path in outputs)]
-    check_sources(outside, str(study_file), must_answer)
 
 
 def planned_record(study: Study, plan: StudyPlan) -> StudyRecord:
