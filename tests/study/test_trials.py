@@ -255,6 +255,17 @@ def test_controls_without_a_plan(tmp_path: Path) -> None:
         control_trials(tmp_path, "base", settings=["evaluation.tasks=[]"])
 
 
+def test_conditions_that_need_their_teacher_have_no_cross_entropy_control(tmp_path: Path) -> None:
+    by_teacher = ["supervision.token_selection={kind: teacher_entropy, share: 0.5}"]
+    axes = {"cut": [LEAD], "settings": {"all": [], "few": by_teacher}}
+    trials, notes = control_trials(tmp_path, "cross_entropy", axes=axes)
+    assert [trial.recipe.name for trial in trials] == ["lead 0.5, all, cross-entropy"]
+    (note,) = notes
+    assert note.startswith("cross_entropy: lead 0.5, few needs its teacher: supervision.token_selection")
+    trials, (note,) = control_trials(tmp_path, "cross_entropy", settings=by_teacher, axes={"cut": [LEAD]})
+    assert trials == [] and "lead 0.5 needs its teacher" in note
+
+
 def test_a_study_without_a_task_is_refused_before_anything_runs(tmp_path: Path) -> None:
     study, place = toy_study(tmp_path, settings=["evaluation.tasks=[]"])
     with pytest.raises(SettingsError, match=r"study toy: evaluation.tasks of recipe.yaml is empty \(full, seed 0\)"):

@@ -103,12 +103,17 @@ def controls(
                 values = condition.recipe.model_dump(mode="json") | {"name": f"{condition.recipe.name}, cross-entropy"}
                 # By values, since the recipe is validated anew without its teacher.
                 without_teacher(values)
-                recipe = validate(Recipe, values, f"study {study.name}, control cross_entropy")
+                try:
+                    recipe = validate(Recipe, values, f"study {study.name}, control cross_entropy")
+                except SettingsError as error:  # it learns from rollouts, or selects tokens by the teacher
+                    faults = "; ".join(map(str.strip, str(error).splitlines()[1:]))
+                    notes.append(f"cross_entropy: {condition.recipe.name} needs its teacher: {faults}")
+                    continue
                 of_control += over_seeds(study, replace(condition, recipe=recipe))
         else:
             seeded = (trial for condition in conditions for trial in over_seeds(study, condition))
             of_control = list(filter(None, (_of_equal_length(control, trial, plan) for trial in seeded)))
-        if not of_control:
+        if not of_control and not any(note.startswith(f"{control}: ") for note in notes):
             notes.append(f"{control}: {_WHY_NONE[control]}")
         trials += [replace(trial, control=control) for trial in of_control]
     return trials, notes
