@@ -20,10 +20,9 @@ from benchmarks.steps import device_and_gpu
 from benchmarks.timing import paired_ratio
 from leadspan.data.settings import Rendering
 from leadspan.evaluation import sampling
-from leadspan.evaluation.samples import StoredSample
 from leadspan.evaluation.sampling import Request, Sample
 from leadspan.evaluation.settings import SamplingSettings
-from leadspan.evaluation.subject import ThinkingBudget
+from leadspan.evaluation.subject import StoredSample, ThinkingBudget
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
 

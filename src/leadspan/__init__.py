@@ -62,37 +62,11 @@ _HOMES = {
 
 # Written out, because type checkers read no computed list.
 __all__ = [
-    "AuditSettings",
-    "Budget",
-    "Endpoints",
-    "Full",
-    "Lead",
-    "LeadAnswer",
-    "LeadCot",
-    "Middle",
-    "Mix",
-    "PostConclusion",
-    "RandomWindow",
-    "Recipe",
-    "RunResult",
-    "Schedule",
-    "Sections",
-    "Supervision",
-    "Tail",
-    "WorldFiles",
-    "base_normalised_retention",
-    "build_report",
-    "load_recipe",
-    "load_run",
-    "plan_recipe",
-    "prepare_data",
-    "read_inputs",
-    "retention",
-    "run",
-    "run_audit",
-    "sign_flip_test",
-    "write_world",
-]
+    "AuditSettings", "Budget", "Endpoints", "Full", "Lead", "LeadAnswer", "LeadCot", "Middle", "Mix",
+    "PostConclusion", "RandomWindow", "Recipe", "RunResult", "Schedule", "Sections", "Supervision", "Tail",
+    "WorldFiles", "base_normalised_retention", "build_report", "load_recipe", "load_run", "plan_recipe",
+    "prepare_data", "read_inputs", "retention", "run", "run_audit", "sign_flip_test", "write_world",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> "Any":

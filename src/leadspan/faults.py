@@ -20,7 +20,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from leadspan.other_tools import choice_meant, here_called
+from leadspan.other_tools import OTHER_NAMES, OTHER_VALUES
 
 Rule = tuple[tuple[str, ...], str]
 """Settings that contradict each other, as dotted keys below their section, and why."""
@@ -46,17 +46,11 @@ class Conflict(ValueError):
 
 @dataclass
 class Faults:
-    """What is wrong with values.
+    """What is wrong with values."""
 
-    Attributes:
-        lines: Every fault, one per line: of single settings, then of rules between valid settings.
-        keys: The settings that are wrong by themselves.
-        mended: The settings with defaults in place of the faults; None where that fails.
-    """
-
-    lines: list[str]
-    keys: set[_Keys]
-    mended: Any
+    lines: list[str]  # every fault: of single settings, then of rules between valid settings
+    keys: set[_Keys]  # the settings that are wrong by themselves
+    mended: Any  # the settings with defaults in place of the faults; None where that fails
 
     def involve(self, key: str) -> bool:
         """Whether a setting, given as a dotted key, is wrong by itself, or is inside or around one that is."""
@@ -113,7 +107,7 @@ def _accept(conflict: Conflict, mended: dict[str, Any], keys: _Keys, faulty: set
     for fields, text in conflict.rules:
         named = [(*keys, *field.split(".")) for field in fields]
         if not any(_overlap(field_keys, bad_keys) for field_keys in named for bad_keys in faulty):
-            yield f"{_dotted(keys)}: {text}" if keys else text
+            yield f"{'.'.join(map(str, keys))}: {text}" if keys else text
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -150,7 +144,7 @@ def _located(
 
 def _described(fault: ErrorDetails, keys: _Keys, models: list[type[BaseModel]], paths: list[_Keys]) -> tuple[str, str]:
     """The text before the colon of a message, and the text after it."""
-    key, value = _dotted(keys) or "(all)", fault["input"]
+    key, value = ".".join(map(str, keys)) or "(all)", fault["input"]
     if fault["type"] == "extra_forbidden":
         return f"{key}: unknown key; ", _nearest(keys, models, paths)
     if text := {"invalid_key": "keys are text", "missing": "missing, and it has no default"}.get(fault["type"]):
@@ -170,16 +164,17 @@ def _described(fault: ErrorDetails, keys: _Keys, models: list[type[BaseModel]], 
         text += f"; write {value / 100:g} for {value:g} %" if is_share else ""
     if fault["type"] == "list_type":
         text += f"; write [{_as_mapping(models, value) if models else value}]"
-    if fault["type"] == "literal_error" and (meant := choice_meant(str(value), re.findall(r"'(.*?)'", fault["msg"]))):
-        text += f"; did you mean {meant!r}?"
+    if fault["type"] == "literal_error":
+        choices = re.findall(r"'(.*?)'", fault["msg"])
+        here = OTHER_VALUES.get(str(value).lower())
+        near_choices = [here] if here in choices else difflib.get_close_matches(str(value), choices, n=1)
+        text += f"; did you mean {near_choices[0]!r}?" if near_choices else ""
     return (f"{key}: " if value and isinstance(value, Mapping | BaseModel) else f"{key} = {_repr.repr(value)}: "), text
 
 
 def _near_tag(fault: ErrorDetails, models: list[type[BaseModel]]) -> str | None:
     """The kind that an unknown one may have been meant for."""
-    if fault["type"] != "union_tag_invalid":
-        return None
-    tags = [str(tag) for tag in map(_tag_of, models) if tag is not None]
+    tags = [str(tag) for tag in map(_tag_of, models) if tag is not None and fault["type"] == "union_tag_invalid"]
     return next(iter(difflib.get_close_matches(str(fault.get("ctx", {}).get("tag", "")), tags, n=1, cutoff=0.5)), None)
 
 
@@ -209,17 +204,17 @@ def _nearest(keys: _Keys, models: list[type[BaseModel]], paths: list[_Keys]) -> 
     closest = max((_shared(path, keys) for path in same), default=0)
     same = [path for path in same if _shared(path, keys) == closest][:_MAX_NEAR]
     if same:
-        return f"did you mean {' or '.join(_dotted(path) for path in same)}?"
+        return f"did you mean {' or '.join('.'.join(map(str, path)) for path in same)}?"
     # A name of another program comes before a similar name: `lr` is not `loss`.
-    if translated := here_called(unknown):
+    if translated := OTHER_NAMES.get(unknown.replace("-", "_").lower()):
         return translated if translated.startswith("not used") else f"in a recipe it is {translated}"
     if near := difflib.get_close_matches(unknown, here, n=1, cutoff=_CLOSE):
         return f"did you mean {near[0]!r}?"
-    elsewhere = difflib.get_close_matches(unknown, sorted({str(path[-1]) for path in paths}), n=1, cutoff=_CLOSE)
-    if elsewhere:
+    ends = sorted({str(path[-1]) for path in paths})
+    if elsewhere := difflib.get_close_matches(unknown, ends, n=1, cutoff=_CLOSE):
         like = [path for path in paths if path[-1] == elsewhere[0]]
         nearest = [path for path in like if len(path) == len(like[0])][:_MAX_NEAR]
-        return f"did you mean {' or '.join(map(_dotted, nearest))}?"
+        return f"did you mean {' or '.join('.'.join(map(str, path)) for path in nearest)}?"
     return f"known keys: {', '.join(here)}"
 
 
@@ -251,22 +246,18 @@ def _mend(kind: type[BaseModel], mended: dict[Any, Any], keys: _Keys, near: str 
             below["kind"] = near
             return
         if is_last or (field is not None and _is_container(field.annotation) and not inner):
-            _replace(node, key, field, models)
+            # Left out, or something right in its place where it must be there.
+            if isinstance(node, list) and isinstance(key, int):
+                node[key] = _constructed(models[0])
+            elif isinstance(node, dict):
+                node.pop(key, None)
+                if field is not None and field.is_required():
+                    node[key] = _stand_in(field)
             return
         candidates = inner or models  # below a name or number of the user's: those of its container
         is_tagged = field is None or not _is_container(field.annotation)
         models = [m for m in candidates if is_tagged and _tag_of(m) == _get(below, "kind")] or candidates
         node = below
-
-
-def _replace(node: Any, key: str | int, field: FieldInfo | None, models: list[type[BaseModel]]) -> None:
-    """Leave a value out, or put something right in its place where it must be there."""
-    if isinstance(node, list) and isinstance(key, int):
-        node[key] = _constructed(models[0])
-    elif isinstance(node, dict):
-        node.pop(key, None)
-        if field is not None and field.is_required():
-            node[key] = _stand_in(field)
 
 
 def _stand_in(field: FieldInfo) -> Any:
@@ -327,7 +318,3 @@ def _shared(path: _Keys, keys: _Keys) -> int:
 def _overlap(a: _Keys, b: _Keys) -> bool:
     """Whether one of two key paths is a prefix of the other, or equal to it."""
     return all(str(x) == str(y) for x, y in zip(a, b, strict=False))
-
-
-def _dotted(keys: _Keys) -> str:
-    return ".".join(map(str, keys))

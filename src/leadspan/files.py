@@ -59,14 +59,13 @@ def full_disk_reported(directory: Path | None, needed: Callable[[], int] | None 
             raise
         if not path and directory is None:
             raise RunError(f"standard output: cannot be written ({reason}); make room, or write elsewhere") from error
-        target = Path(path or str(directory))
-        free, takes = free_bytes(target), ""
+        target, takes = Path(path or str(directory)), ""
         if needed is not None:
             with contextlib.suppress(LeadspanError):  # a model that cannot be counted can still be trained
                 takes = f", and about {needed() / 1e9:.3g} GB are needed in all"
         raise RunError(
-            f"{target}: cannot be written ({reason}); {free / 1e9:.3g} GB are free there{takes}; make room or lift the "
-            "limit, then resume, or give another output"
+            f"{target}: cannot be written ({reason}); {free_bytes(target) / 1e9:.3g} GB are free there{takes}; make "
+            "room or lift the limit, then resume, or give another output"
         ) from error
     finally:
         threading.excepthook = before
@@ -212,6 +211,10 @@ def file_hash(path: Path, is_synced: bool = False) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+# Read once while the state of the file on disk (inode, size, time of change) stays the same.
+_known_hash = functools.lru_cache(maxsize=4096)(lambda path, *state: file_hash(path))
+
+
 def beginning_hash(path: Path, size: int) -> str | None:
     """SHA-256 of the first bytes of a file that grows; None where it cannot be read or has fewer."""
     digest = hashlib.sha256()
@@ -225,7 +228,7 @@ def beginning_hash(path: Path, size: int) -> str | None:
     return None if size else digest.hexdigest()
 
 
-def checksum(values: Mapping[str, Any]) -> str:
+def checksum(values: Any) -> str:
     """SHA-256 of plain JSON values, whatever their order."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -242,12 +245,6 @@ def checked_line(line: bytes) -> dict[str, Any] | None:
         return values if values.pop("checksum") == checksum(values) else None
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
-
-
-@functools.lru_cache(maxsize=4096)
-def _known_hash(path: Path, inode: int, size: int, modified: int) -> str:
-    """The hash of a file, read once while its state on disk stays the same."""
-    return file_hash(path)
 
 
 def file_names(names: Sequence[str], joint: str) -> list[str]:
@@ -288,23 +285,9 @@ def locked(path: Path, refusal: Callable[[str], LeadspanError]) -> Iterator[None
         LeadspanError: Another process holds it; made by `refusal` from its id, and its host where that is another one.
         OSError: The file cannot be made, or its file system has no locks.
     """
-    missing, handle = [directory for directory in path.parents if not directory.exists()], _acquired(path, refusal)
-    _locks.add(handle)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        _locks.discard(handle)
-        os.close(handle)
-        with contextlib.suppress(OSError):  # not empty: it is the work that was done
-            for directory in missing:
-                directory.rmdir()
-
-
-def _acquired(path: Path, refusal: Callable[[str], LeadspanError]) -> int:
-    num_lost = 0
-    while True:
+    missing = [directory for directory in path.parents if not directory.exists()]
+    num_lost, handle, is_held = 0, -1, False
+    while not is_held:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -320,16 +303,27 @@ def _acquired(path: Path, refusal: Callable[[str], LeadspanError]) -> int:
                 if os.path.samestat(path.stat(), os.fstat(handle)):
                     os.ftruncate(handle, 0)
                     os.write(handle, f"{os.getpid()} {socket.gethostname()}".encode())
-                    return handle
+                    is_held = True
         except BlockingIOError:
             pid, _, host = os.pread(handle, 300, 0).decode(errors="replace").partition(" ")
-            os.close(handle)
             elsewhere = f" on {host}" if host not in ("", socket.gethostname()) else ""
             raise refusal(f"{pid or 'unknown'}{elsewhere}") from None
         except OSError as error:
-            os.close(handle)
             raise OSError(error.errno, error.strerror, str(path)) from None
+        finally:
+            if not is_held:
+                os.close(handle)
+    _locks.add(handle)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        _locks.discard(handle)
         os.close(handle)
+        with contextlib.suppress(OSError):  # not empty: it is the work that was done
+            for directory in missing:
+                directory.rmdir()
 
 
 def _let_go_in_child() -> None:

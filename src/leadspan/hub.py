@@ -37,6 +37,14 @@ from leadspan.training.result import STUDENT_DIR
 logger = logging.getLogger(__name__)
 
 CARD_FILE = "README.md"
+_USE = """```python
+from transformers import pipeline
+
+generate = pipeline("text-generation", model="DIRECTORY OR NAME")
+print(generate([{"role": "user", "content": "What is 7 times 8?"}], max_new_tokens=1024)[0]["generated_text"][-1])
+```
+
+It can be served like any other Transformers model, for example with `vllm serve NAME`."""
 _COST_WORDS = {"tokens": "tokens", "flops": "FLOPs", "seconds": "time", "peak_memory_bytes": "peak memory"}
 
 
@@ -113,8 +121,7 @@ def model_card(result: RunResult, full: RunResult | None = None) -> ModelCard:
         tags=["leadspan", "knowledge-distillation", "reasoning", plain(result.label)],
     )
     # The Hub reads the metadata between the dashes, and shows the rest.
-    sections = filter(None, _sections(result, recipe, full))
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(_sections(result, recipe, full)) + "\n")
 
 
 def _sections(result: RunResult, recipe: Recipe, full: RunResult | None) -> Iterator[str]:
@@ -142,8 +149,8 @@ def _sections(result: RunResult, recipe: Recipe, full: RunResult | None) -> Iter
             ("examples that keep their whole answer", f"{cut.num_kept - cut.lost_answer:,} of {cut.num_kept:,}"),
         ]
     yield markdown_table(Block("", ("", ""), tuple(rows), num_text=2))
-    warning = result.end_warning(result.label)
-    yield f"**{markdown_text(warning)}**" if warning else ""
+    if warning := result.end_warning(result.label):
+        yield f"**{markdown_text(warning)}**"
     if result.evaluations:
         yield "## Accuracy and termination"
         yield _evaluations(result, full)
@@ -157,8 +164,20 @@ def _sections(result: RunResult, recipe: Recipe, full: RunResult | None) -> Iter
             costs.append(("energy", "", quantity("energy_joules", result.train.energy_joules)))
         yield markdown_table(Block("", ("", "planned", "measured"), tuple(costs)))
         yield f"{result.train.num_steps:,} optimiser steps on {markdown_text(result.train.device)}, seed {result.seed}."
-    yield "## Use"
-    yield _use(result)
+    yield f"## Use\n\n{_USE}"
+    budgets = [evaluation.sampling.get("thinking_budget") for evaluation in result.evaluations]
+    budget = next((budget for budget in budgets if budget), None)
+    # Where few examples end, the student may think on for ever; the warning of a report draws the same line.
+    if cut is not None and recipe.rollout is None and shows_few_ends(cut):
+        yield (
+            "Few of its examples showed where an answer ends, so give it a thinking budget, after which its thinking "
+            f"is closed and it answers: `leadspan chat NAME --thinking-budget {budget or 512}`."
+        )
+    elif budget:
+        yield (
+            f"It was evaluated with its thinking closed after {budget:,} tokens, too: "
+            f"`leadspan chat NAME --thinking-budget {budget}` does so."
+        )
     yield "## Versions"
     yield ", ".join(f"{name} {markdown_text(value)}" for name, value in result.environment.items() if name != "seed")
 
@@ -175,25 +194,19 @@ def _evaluations(result: RunResult, full: RunResult | None) -> str:
     is_cut = not isinstance(result.policy, Full)
     # Tasks are matched by name; `_retention` checks that their problems are the same.
     references = {reference.task: reference for reference in (full.evaluations if full else [])}
-    rows = [
-        (
-            evaluation.task,
-            f"{evaluation.num_problems} x {evaluation.samples_per_problem}",
-            percent_interval(evaluation.accuracy_strict),
-            *([_retention(evaluation, references.get(evaluation.task))] if is_cut else []),
-            percent_interval(evaluation.termination_rate),
-            f"{evaluation.tokens_mean:,.0f}",
-        )
-        for evaluation in result.evaluations
-    ]
-    retained = ["of the uncut student's"] if is_cut else []
-    header = ("task", "problems x samples", "accuracy", *retained, "ended by itself", "tokens")
+    rows: list[tuple[str, ...]] = []
+    for evaluation in result.evaluations:
+        size = f"{evaluation.num_problems} x {evaluation.samples_per_problem}"
+        retained = [_retention(evaluation, references.get(evaluation.task))] if is_cut else []
+        rates = (percent_interval(evaluation.accuracy_strict), *retained, percent_interval(evaluation.termination_rate))
+        rows.append((evaluation.task, size, *rates, f"{evaluation.tokens_mean:,.0f}"))
+    columns = ["accuracy", *(["of the uncut student's"] if is_cut else []), "ended by itself", "tokens"]
     note = "Accuracy is the mean over problems and samples of finished, right answers. Brackets: 95 % intervals."
     if is_cut and full is None:
         note += " No uncut student is known to compare with (`leadspan card --full RUN`)."
     elif full is not None:
         note += f" The uncut student is that of the run {markdown_text(full.name)}."
-    return f"{markdown_table(Block('', header, tuple(rows)))}\n\n{note}"
+    return f"{markdown_table(Block('', ('task', 'problems x samples', *columns), tuple(rows)))}\n\n{note}"
 
 
 def _retention(evaluation: EvalResult, reference: EvalResult | None) -> str:
@@ -202,32 +215,6 @@ def _retention(evaluation: EvalResult, reference: EvalResult | None) -> str:
         return ""
     share = retention([evaluation.correct], [reference.correct])
     return points(share.difference) if share.ratio is None else percent_interval(share.ratio)
-
-
-def _use(result: RunResult) -> str:
-    text = """```python
-from transformers import pipeline
-
-generate = pipeline("text-generation", model="DIRECTORY OR NAME")
-print(generate([{"role": "user", "content": "What is 7 times 8?"}], max_new_tokens=1024)[0]["generated_text"][-1])
-```
-
-It can be served like any other Transformers model, for example with `vllm serve NAME`."""
-    has_rollouts = result.recipe is not None and result.recipe.rollout is not None
-    budgets = [evaluation.sampling.get("thinking_budget") for evaluation in result.evaluations]
-    budget = next((budget for budget in budgets if budget), None)
-    # Where few examples end, the student may think on for ever; the warning of a report draws the same line.
-    if result.cut is not None and not has_rollouts and shows_few_ends(result.cut):
-        text += (
-            "\n\nFew of its examples showed where an answer ends, so give it a thinking budget, after which its "
-            f"thinking is closed and it answers: `leadspan chat NAME --thinking-budget {budget or 512}`."
-        )
-    elif budget:
-        text += (
-            f"\n\nIt was evaluated with its thinking closed after {budget:,} tokens, too: "
-            f"`leadspan chat NAME --thinking-budget {budget}` does so."
-        )
-    return text
 
 
 def _model_name(model: ModelSettings) -> str:
@@ -256,12 +243,9 @@ def check_push(name: str) -> None:
 
 
 def push_student(student: Path, name: str, private: bool | None = None) -> str:
-    """Upload a student's directory without its digests to `USER/MODEL`, which is created if it does not exist.
+    """Upload a student's directory without its digests to `USER/MODEL`, created if needed; the address of the commit.
 
     A new repository is private or public as the account's default says, unless `private` does.
-
-    Returns:
-        Address of the commit.
 
     Raises:
         SettingsError: As in `check_push`.
@@ -269,8 +253,7 @@ def push_student(student: Path, name: str, private: bool | None = None) -> str:
     """
     # Again, though the command has asked before: a token may go while a run trains.
     check_push(name)
-    wrong = fault(student) if student.is_dir() else "there is no such directory"
-    if wrong:
+    if wrong := fault(student) if student.is_dir() else "there is no such directory":
         raise RunError(f"{student}: {wrong}; only an undamaged student can be pushed: `distill --resume` makes it anew")
     api = HfApi(library_name="leadspan")
     try:

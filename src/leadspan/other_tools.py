@@ -4,9 +4,6 @@ Sources: TRL's `SFTConfig`, `GKDConfig` and Transformers' `TrainingArguments`; A
 LLaMA-Factory's `hparams`. A value is a dotted key of a recipe, or says what is done instead.
 """
 
-import difflib
-from collections.abc import Sequence
-
 _BATCHING = "training.batching.examples_per_batch, and examples_per_step, which is micro-batch x accumulation x ranks"
 _TOKENS = "training.batching: {kind: tokens, tokens_per_batch: N}"
 _CUT = "data.max_tokens, which leaves longer traces out, or cut: {kind: budget, num_tokens: N}, which cuts them"
@@ -115,17 +112,7 @@ _OTHER_VALUES_OF = {
     "constant": "constant_with_warmup",
     "flash_attention_2": "flash_attn flash_attn_2 fa2",
 }
-_OTHER_VALUES = {value: here for here, values in _OTHER_VALUES_OF.items() for value in values.split()}
+OTHER_VALUES = {value: here for here, values in _OTHER_VALUES_OF.items() for value in values.split()}
+"""Value of a choice in another program, in lower case, to its equivalent here."""
 OTHER_NAMES = {name: here for here, names in _OTHER_NAMES_OF.items() for name in names.split()}
-"""Setting of another program to its equivalent here."""
-
-
-def choice_meant(value: str, choices: Sequence[str]) -> str:
-    """The choice that a value of another program, or a misspelt one, stands for; empty where none is likely."""
-    here = _OTHER_VALUES.get(value.lower(), "")
-    return here if here in choices else next(iter(difflib.get_close_matches(value, choices, n=1)), "")
-
-
-def here_called(name: str) -> str:
-    """The equivalent here of a setting of another program; empty for an unknown name."""
-    return OTHER_NAMES.get(name.replace("-", "_").lower(), "")
+"""Setting of another program, in lower case with underscores, to its equivalent here."""

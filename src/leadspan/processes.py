@@ -1,4 +1,4 @@
-"""Processes: forked from one server, and ended in good order.
+"""Processes: what they run on, forked from one server, and ended in good order.
 
 Workers leave Ctrl-C and hang-ups to the process that started them. A process ends in good order on SIGTERM and SIGUSR1,
 which schedulers send, on SIGHUP of a terminal that closes, and on Ctrl-C. The first of the signals but Ctrl-C raises
@@ -9,19 +9,23 @@ checkpoint. A second SIGTERM ends the process at once; the others never do, howe
 import atexit
 import contextlib
 import importlib
+import importlib.metadata
 import itertools
 import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -34,6 +38,29 @@ EXIT_CODE = 128 + signal.SIGTERM
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 # Torchrun forwards a SIGTERM that its ranks may have received themselves: within this time it is the same one.
 _ECHO_SECONDS = 1.0
+
+
+def environment(seed: int) -> dict[str, str]:
+    """Versions, platform and date of a run, and the commit of the source tree, `+` when it has changes."""
+    import platform  # here, as most commands need none
+
+    packages = ("leadspan", "torch", "transformers", "accelerate", "datasets", "tokenizers", "peft", "math-verify")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    # Only of a checkout of leadspan itself: an installed package may lie below another project's repository.
+    questions = (["ls-files", "--error-unmatch", __file__], ["rev-parse", "HEAD"], ["status", "--porcelain"])
+    here, answers = Path(__file__).parent, list[str]()
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        for words in questions:
+            answer = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True)
+            answers.append(answer.stdout.strip())
+        versions["commit"] = answers[1][:12] + ("+" if answers[2] else "")
+    return {
+        **versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": str(seed),
+    }
 
 
 class Terminated(BaseException):

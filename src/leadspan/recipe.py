@@ -12,7 +12,7 @@ from leadspan.data.settings import DataSettings, HeldOutSource
 from leadspan.data.supervision import ByDivergence, ByGap, ByTeacherEntropy, Supervision
 from leadspan.data.truncation import AnyPolicy, Lead, Schedule
 from leadspan.errors import SettingsError, TargetsError
-from leadspan.evaluation.settings import EvaluationSettings, TaskSettings
+from leadspan.evaluation.settings import EvaluationSettings
 from leadspan.faults import Rule
 from leadspan.losses.settings import LossSettings, PolicyGradient, check_loss
 from leadspan.models.settings import ModelSettings, Pretrained
@@ -96,27 +96,27 @@ class Recipe(Settings):
         """Teacher, targets, loss, token selection, rollouts and tokenizer fit together."""
         if self.rollout is not None:
             yield from self._rollout_conflicts(self.rollout)
-        if isinstance(self.loss.divergence, PolicyGradient):
-            yield from self._policy_gradient_conflicts()
         # A rule names the settings it involves: it is not checked where one of them is wrong by itself.
-        is_stored = isinstance(self.targets, StoredTargets)
+        kind, is_stored = self.loss.divergence.kind, isinstance(self.targets, StoredTargets)
+        if kind == "policy_gradient" and (self.rollout is None or self.rollout.trace_share or is_stored):
+            text = f"{kind} learns from tokens that the student has just drawn: give a rollout, no traces, no store"
+            yield ("loss.divergence", "rollout", "targets"), text
+        if kind == "policy_gradient" and self.loss.stop != "tokens":
+            text = f"{kind} knows the teacher's probability of one token, not of every end of a turn: set tokens"
+            yield ("loss.stop", "loss.divergence"), text
         # A study evaluates models as they are, such as a quantised teacher.
         is_trained = self.trial is None or self.trial.control not in ("base", "teacher")
         if isinstance(self.student, Pretrained) and self.student.quantization is not None and is_trained:
-            text = (
-                f"student.quantization is {self.student.quantization}: quantised weights cannot be trained; "
-                "leave it out, or quantise the teacher"
-            )
+            text = f"student.quantization is {self.student.quantization}: quantised weights cannot be trained; "
+            text += "leave it out, or quantise the teacher"
             yield ("student.quantization",), text
         # Refused, not ignored: nobody would see that a store was captured for nothing.
         if is_stored and self.loss.kl_weight == 0:
             text = "loss.kl_weight is 0, so the store of targets is not read; set targets: {kind: live}"
             yield ("targets", "loss.kl_weight"), text
         if not is_stored and (self.teacher is None) != (self.loss.kl_weight == 0):
-            text = (
-                f"loss.kl_weight is {self.loss.kl_weight:g} with {'no' if self.teacher is None else 'a'} teacher: "
-                "give a teacher or targets: {kind: store, path: ...}, or set loss.kl_weight: 0 without a teacher"
-            )
+            text = f"loss.kl_weight is {self.loss.kl_weight:g} with {'no' if self.teacher is None else 'a'} teacher: "
+            text += "give a teacher or targets: {kind: store, path: ...}, or set loss.kl_weight: 0 without a teacher"
             yield ("teacher", "targets", "loss.kl_weight"), text
         is_event = self.loss.stop == "event" or (is_stored and self.merges_stops)
         if is_event and (self.teacher is None or self.loss.kl_weight == 0):
@@ -128,24 +128,12 @@ class Recipe(Settings):
             yield from self._served_conflicts(self.teacher)
         selection = self.supervision.token_selection
         if self.teacher is None and not is_stored and isinstance(selection, ByTeacherEntropy | ByGap | ByDivergence):
-            text = (
-                f"supervision.token_selection.kind is {selection.kind} with no teacher: give one or a store, "
-                "or select by student_entropy or random"
-            )
+            text = f"supervision.token_selection.kind is {selection.kind} with no teacher: give one or a store, "
+            text += "or select by student_entropy or random"
             yield ("teacher", "targets", "supervision.token_selection"), text
         if self.tokenizer is None and not isinstance(self.student, Pretrained):
             text = "tokenizer is missing: a student built from a config has none of its own"
             yield ("tokenizer", "student"), text
-
-    def _policy_gradient_conflicts(self) -> Iterator[Rule]:
-        """A policy gradient needs tokens that the student has just drawn, and each end-of-turn token by itself."""
-        rollout, kind = self.rollout, "policy_gradient"
-        if rollout is None or rollout.trace_share or self.targets.kind == "store":
-            text = f"{kind} learns from tokens that the student has just drawn: give a rollout, no traces, no store"
-            yield ("loss.divergence", "rollout", "targets"), text
-        if self.loss.stop != "tokens":
-            text = f"{kind} knows the teacher's probability of one token, not of every end of a turn: set tokens"
-            yield ("loss.stop", "loss.divergence"), text
 
     def _served_conflicts(self, teacher: Served) -> Iterator[Rule]:
         """The loss is defined on the likeliest tokens at temperature 1."""
@@ -170,33 +158,25 @@ class Recipe(Settings):
             text = "rollouts of a store are not drawn by the student that learns from them: set steps_per_draw: 1"
             yield ("rollout.steps_per_draw", "targets"), text
         if self.loss.kl_weight != 1:
-            text = (
-                f"loss.kl_weight is {self.loss.kl_weight:g}, and the rest of the loss would teach the student the "
-                "tokens that it drew itself, which says nothing about the teacher: set loss.kl_weight: 1"
-            )
+            text = f"loss.kl_weight is {self.loss.kl_weight:g}, and the rest of the loss would teach the student the "
+            text += "tokens that it drew itself, which says nothing about the teacher: set loss.kl_weight: 1"
             yield ("rollout", "loss.kl_weight"), text
         # Prompts are dealt to the steps before anything is drawn, so a step has a number of examples, not of tokens.
         batching = self.training.batching
         if not isinstance(batching, ByExamples):
-            text = (
-                "training.batching.kind is tokens, and lengths of rollouts are not known before they are drawn: "
-                "set kind: examples"
-            )
+            text = "training.batching.kind is tokens, and lengths of rollouts are not known before they are drawn: "
+            text += "set kind: examples"
             yield ("rollout", "training.batching"), text
         elif batching.examples_per_step % rollout.samples_per_prompt:
-            text = (
-                f"training.batching.examples_per_step {batching.examples_per_step} is not a multiple of "
-                f"rollout.samples_per_prompt {rollout.samples_per_prompt}"
-            )
+            text = f"training.batching.examples_per_step {batching.examples_per_step} is not a multiple of "
+            text += f"rollout.samples_per_prompt {rollout.samples_per_prompt}"
             yield ("rollout.samples_per_prompt", "training.batching.examples_per_step"), text
         supervision = self.supervision
         # A reused draw is weighed by the tokens drawn with it, some of which a partial loss would not count.
         is_partial = supervision.token_selection is not None or not (supervision.cot and supervision.answer)
         if rollout.steps_per_draw > 1 and is_partial:
-            text = (
-                f"rollout.steps_per_draw is {rollout.steps_per_draw}, and positions are weighed by all tokens drawn "
-                "before them: set supervision.cot and supervision.answer above 0 and no token_selection, or 1"
-            )
+            text = f"rollout.steps_per_draw is {rollout.steps_per_draw}, and positions are weighed by all tokens drawn "
+            text += "before them: set supervision.cot and supervision.answer above 0 and no token_selection, or 1"
             yield ("rollout.steps_per_draw", "supervision"), text
         if rollout.cold_start is not None and isinstance(rollout.cold_start.divergence, PolicyGradient):
             text = "policy_gradient learns from tokens of the student, which traces are not: take another divergence"
@@ -204,10 +184,9 @@ class Recipe(Settings):
         # vLLM gets the weights under the names of a model directory, which adapters and GGUF lack.
         is_plain = isinstance(self.student, Pretrained) and self.student.gguf_file is None and not self.training.lora
         if rollout.engine.kind == "vllm" and not is_plain:
-            text = (
-                "rollout.engine.kind is vllm, and its weights are updated from those of a student in a directory or on "
-                "the Hub without adapters: leave training.lora and gguf_file out, or set engine: {kind: transformers}"
-            )
+            text = "rollout.engine.kind is vllm, and its weights are updated from those of a student in a directory or "
+            text += "on the Hub without adapters: leave training.lora and gguf_file out, or set engine: "
+            text += "{kind: transformers}"
             yield ("rollout.engine", "student", "training.lora"), text
         if rollout.has_traces and isinstance(self.cut, Schedule):
             text = "cut.kind is schedule, and with rollouts the traces keep one cut: take the scheduled policy"
@@ -266,7 +245,9 @@ class Recipe(Settings):
     def sources(self, parts: Sequence[Part] = typing.get_args(Part)) -> Iterator[Source]:
         """Paths and Hub names that parts of the recipe read."""
         prompts = self.rollout.prompts if self.rollout is not None else None
-        prompt_task = prompts.task if isinstance(prompts, TaskPrompts) else None
+        tasks = {f"evaluation.tasks.{number}.path": task for number, task in enumerate(self.evaluation.tasks)}
+        # Of a task whose problems are generated, nothing is read.
+        of_rollout = {"rollout.prompts.task.path": prompts.task} if isinstance(prompts, TaskPrompts) else {}
         held_out = self.data.validation.source if isinstance(self.data.validation, HeldOutSource) else None
         student, teacher = (
             model.path if isinstance(model, Pretrained) else None for model in (self.student, self.teacher)
@@ -274,17 +255,14 @@ class Recipe(Settings):
         # The tokenizer is one of the data: the student's own, where no other is named.
         own_tokenizer = self.tokenizer_path if student is not None and self.tokenizer is None else None
         named: list[tuple[Part, str, str | Path | None, Literal["model", "dataset", "path"]]] = [
-            ("data", "rollout.prompts.task.path", _read_from(prompt_task), "dataset"),
+            *(("data", key, task.path, "dataset") for key, task in of_rollout.items() if task.generated is None),
             ("data", "data.train.path", self.data.train.path, "dataset"),
             ("data", "data.validation.source.path", held_out and held_out.path, "dataset"),
             ("data", "data.rendering.chat_template", self.data.rendering.chat_template, "path"),
             ("data", "student.path" if own_tokenizer else "tokenizer", own_tokenizer or self.tokenizer, "model"),
             ("student", "student.path", None if own_tokenizer and "data" in parts else student, "model"),
             ("teacher", "teacher.path", teacher, "model"),
-            *(
-                ("tasks", f"evaluation.tasks.{number}.path", _read_from(task), "dataset")
-                for number, task in enumerate(self.evaluation.tasks)
-            ),
+            *(("tasks", key, task.path, "dataset") for key, task in tasks.items() if task.generated is None),
             ("targets", "targets.path", self.store_path, "path"),
             ("calibration", "plan.calibration", self.plan.calibration, "path"),
         ]
@@ -314,11 +292,6 @@ class Recipe(Settings):
     def tokenizer_revision(self) -> str | None:
         """Hub revision of the tokenizer: the student's, where the tokenizer is its own."""
         return self.student.revision if self.tokenizer is None and isinstance(self.student, Pretrained) else None
-
-
-def _read_from(task: TaskSettings | None) -> str | None:
-    """Where the records of a task are read from; None where its problems are generated."""
-    return task.path if task is not None and task.generated is None else None
 
 
 def check_capture(recipe: Recipe) -> None:

@@ -174,8 +174,7 @@ def check_written(path: Path) -> None:
     Raises:
         RunError: The file is damaged.
     """
-    wrong = written_fault(path)
-    if wrong:
+    if wrong := written_fault(path):
         raise RunError(f"{path}: {wrong}; restore it from a copy, or if it was meant to change, remove {DIGESTS_FILE}")
 
 

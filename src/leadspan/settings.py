@@ -58,7 +58,7 @@ class Settings(BaseModel):
         if isinstance(value, Path):
             return Path(os.path.expanduser(value))
         if isinstance(value, dict):
-            return {cls._below_home(key, info) if isinstance(key, Path) else key: value[key] for key in value}
+            return {Path(os.path.expanduser(key)) if isinstance(key, Path) else key: value[key] for key in value}
         return os.path.expanduser(value) if info.field_name in ("path", "tokenizer") and value else value
 
     def conflicts(self) -> Iterator[Rule]:
@@ -114,16 +114,13 @@ def load_json(
     Raises:
         LeadspanError: The file cannot be read, or is of another kind; of type `error_type`.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for without end
+        raise error_type(f"{path}: is not a file; {remedy}")
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for without end
-            raise error_type(f"{path}: is not a file; {remedy}")
         return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise error_type(f"{path}: not found; {remedy}") from None
     except (OSError, ValueError) as error:
-        # The refusal above is a ValueError, too.
-        if isinstance(error, LeadspanError):
-            raise
         if isinstance(error, ValidationError):
             fault = error.errors(include_url=False)[0]
             field = ".".join(str(part) for part in fault["loc"]) or "(top level)"
@@ -181,8 +178,7 @@ def validate(
         SettingsError: At least one value breaks a rule.
     """
     # Before anything else, since messages quote values.
-    secrets = list(places_of_secrets(values))
-    if secrets:
+    if secrets := list(places_of_secrets(values)):
         raise SettingsError(
             f"{source}: {', '.join(secrets)} holds a password or a token, which would be written into every run; take "
             "it out, and log in with `hf auth login` or set HF_TOKEN"

@@ -4,6 +4,7 @@ A name that exists on disk is accepted. One that does not, and cannot be a Hub n
 those in the Hub's caches are accepted; else the Hub is asked once, without retries.
 """
 
+import contextlib
 import difflib
 import logging
 import os
@@ -19,6 +20,8 @@ from leadspan.errors import SettingsError
 _SECONDS = 3.0  # for one small answer of the Hub; a slower network is left to the loaders, which try again
 _HUB_NAME = re.compile(r"(?=.{1,96}$)(?!.*(--|\.\.))[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FILE_SUFFIXES = (".jsonl", ".json", ".parquet", ".arrow", ".gz", ".zst", ".csv", ".txt", ".yaml", ".yml", ".jinja")
+# Punctuation and the century: `AIME-2024` and `aime24` are the same without them.
+_MARKS = re.compile(r"[^a-z0-9]|(?<!\d)20(?=\d\d$)")
 _SHOWN_AS = {"model": "model", "dataset": "data set"}
 
 logger = logging.getLogger(__name__)
@@ -33,33 +36,21 @@ class Source:
     kind: Literal["model", "dataset", "path"]  # of the Hub repository; `path` is local only
 
 
-def check_sources(
-    sources: Iterable[Source], where: str, must_answer: bool = True, known_names: Sequence[str] = ()
-) -> None:
-    """Refuse settings that name files, models or data sets that do not exist, all in one message.
-
-    Args:
-        sources: The sources that the settings name.
-        where: Origin of the settings, for the error.
-        must_answer: Refuse a name of the Hub when the Hub cannot be reached; else it is logged.
-        known_names: Names a user may have meant, besides those on disk.
+def check_sources(sources: Iterable[Source], where: str, must_answer: bool = True) -> None:
+    """Refuse settings from `where` that name files, models or data sets that do not exist; see `source_faults`.
 
     Raises:
         SettingsError: Names each key, its value, what is missing and the nearest name that there is.
     """
-    lines = source_faults(sources, must_answer, known_names)
-    if lines:
+    if lines := source_faults(sources, must_answer):
         head = f"{where}: {len(lines)} source{'s' if len(lines) > 1 else ''} cannot be read"
         raise SettingsError("\n  ".join([head, *lines]))
 
 
 def output_fault(key: str, path: Path, is_directory: bool = True) -> str | None:
-    """A line that says why an output cannot be written; None where nothing is known against it.
+    """A line that says why an output, the setting or option `key`, cannot be written; None where nothing is against it.
 
-    Args:
-        key: The setting or option that names it.
-        path: Where it goes; its directories need not exist.
-        is_directory: Whether a directory is written there, else a file.
+    Its directories need not exist. A directory is written there, or a file.
     """
     try:
         parents = path.expanduser().absolute()
@@ -88,7 +79,13 @@ def check_output(key: str, path: Path, is_directory: bool = True) -> None:
 
 
 def source_faults(sources: Iterable[Source], must_answer: bool = True, known_names: Sequence[str] = ()) -> list[str]:
-    """A line for each source that does not exist; see `check_sources`."""
+    """A line for each source that does not exist.
+
+    Args:
+        sources: The sources that settings name.
+        must_answer: Refuse a name of the Hub when the Hub cannot be reached; else it is logged.
+        known_names: Names a user may have meant, besides those on disk.
+    """
     lines: dict[str, None] = {}
     for source in sources:
         name, reason, is_certain = source.name, "no such file or directory", True
@@ -132,46 +129,33 @@ def _hub_absence(name: str, kind: str) -> tuple[str, bool]:
     try:
         # One small request, which tells a missing or private name from a good one.
         HfApi().repo_info(name, repo_type=kind, timeout=_SECONDS)
-    except GatedRepoError:
-        return "", True  # it exists; the error of loading says how to get access
-    except RepositoryNotFoundError:
-        return f"no such local path, and the Hub shows no {_SHOWN_AS[kind]} of this name", True
-    except HfHubHTTPError:
-        return "", True
+    except RepositoryNotFoundError as error:
+        if not isinstance(error, GatedRepoError):  # which exists; the error of loading says how to get access
+            return f"no such local path, and the Hub shows no {_SHOWN_AS[kind]} of this name", True
     except OfflineModeIsEnabled:
         return "no such local path, and not in the Hub's cache, with HF_HUB_OFFLINE set", False
     except Exception as error:  # a network error of whichever HTTP client the Hub's client is built on
-        if "Timeout" in type(error).__name__:
-            return "", True
-        why = " ".join(str(error).split())[:200] or type(error).__name__
-        return f"no such local path, and the Hub cannot be reached ({why})", False
+        if not isinstance(error, HfHubHTTPError) and "Timeout" not in type(error).__name__:
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+            return f"no such local path, and the Hub cannot be reached ({why})", False
     return "", True
 
 
 def _hint(name: str, known_names: Sequence[str]) -> str:
     """What may have been meant: a known name, or a file next to the first part of the path that is missing; else ""."""
     # Case and punctuation are what users get wrong in names of benchmarks.
-    by_letters = {_letters(known_name): known_name for known_name in known_names}
+    by_letters = {_MARKS.sub("", known_name.lower()): known_name for known_name in known_names}
     # Known names first: `AIME-2024` is a benchmark before it is a directory.
-    near = difflib.get_close_matches(_letters(name), list(by_letters), n=1, cutoff=0.75)
-    if near:
+    if near := difflib.get_close_matches(_MARKS.sub("", name.lower()), list(by_letters), n=1, cutoff=0.75):
         return f"; did you mean {by_letters[near[0]]!r}?"
-    try:
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
         path_parts = Path(name).expanduser().parts
         for number, part in enumerate(path_parts):
             directory = Path(*path_parts[:number])
             if (directory / part).exists():
                 continue
             others = [other for other in os.listdir(directory) if other != part]  # a link to nothing is one itself
-            close = difflib.get_close_matches(part, others, n=1)
-            if close:
+            if close := difflib.get_close_matches(part, others, n=1):
                 return f"; did you mean {str(directory.joinpath(close[0], *path_parts[number + 1 :]))!r}?"
             break
-    except (OSError, ValueError, RuntimeError):
-        pass
     return f"; known names: {', '.join(known_names)}" if known_names else ""
-
-
-def _letters(name: str) -> str:
-    """A name without case, punctuation and century: `AIME-2024` and `aime24` become equal."""
-    return re.sub(r"[^a-z0-9]|(?<!\d)20(?=\d\d$)", "", name.lower())

@@ -60,7 +60,6 @@ def rollout_inputs(recipe: Recipe, data: PreparedData, settings: RolloutSettings
     Raises:
         SettingsError: A cold start leaves no step for them, or vLLM is to draw and cannot here.
         DataError: A prompt leaves no room in the student's window, or the task of the prompts cannot be read.
-        ModelError: The config of a model cannot be read.
         TargetsError: The store that the recipe trains from lacks one of them.
         CacheError: What it has of them is damaged.
     """
@@ -90,9 +89,8 @@ def rollout_inputs(recipe: Recipe, data: PreparedData, settings: RolloutSettings
         window=window,
         cold_loss=cold and recipe.loss.model_copy(update={"kl_weight": cold.kl_weight, "divergence": cold.divergence}),
     )
-    if recipe.store_path is None:
-        return inputs
-    return replace(inputs, stored=stored_rollouts(inputs, recipe.store_path / DRAWN_FILE))
+    store = recipe.store_path
+    return inputs if store is None else replace(inputs, stored=stored_rollouts(inputs, store / DRAWN_FILE))
 
 
 def end_ids(recipe: Recipe, renderer: Renderer) -> tuple[int, ...]:
@@ -110,11 +108,7 @@ def end_ids(recipe: Recipe, renderer: Renderer) -> tuple[int, ...]:
 
 
 def merged_ends(recipe: Recipe, renderer: Renderer) -> tuple[int, ...]:
-    """The tokens that are one outcome in the divergence; empty where each is its own outcome.
-
-    Raises:
-        ModelError: The config of a model cannot be read.
-    """
+    """The tokens that are one outcome in the divergence; empty where each is its own outcome."""
     ids = end_ids(recipe, renderer) if recipe.merges_stops else ()
     return ids if len(ids) > 1 else ()  # a single token is its own outcome either way
 
@@ -127,12 +121,7 @@ def scored_selection(recipe: Recipe) -> ScoredSelection | None:
 
 
 def teacher_source(recipe: Recipe) -> TeacherSource:
-    """The source of a recipe's targets; of a store, only the manifest is read.
-
-    Raises:
-        TargetsError: There is no store where the recipe names one.
-        CacheError: Its manifest is damaged.
-    """
+    """The source of a recipe's targets; of a store, only the manifest is read."""
     if recipe.store_path is not None:
         return StoredTeacher(recipe.store_path)
     if isinstance(recipe.teacher, Served):

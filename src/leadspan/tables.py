@@ -43,23 +43,14 @@ class Cell(str):
 
 @dataclass(frozen=True)
 class Block:
-    """A table with a heading.
-
-    Attributes:
-        title: Its heading.
-        header: Names of the columns; empty for a list of names and values.
-        rows: Cells as text; a `Cell` also has the number that it is sorted by.
-        note: A sentence on how to read it; may be empty.
-        num_text: How many columns, counted from the left, hold text; the others hold numbers.
-        policies: The policy of each row, for its colour; empty where rows belong to no policy.
-    """
+    """A table with a heading."""
 
     title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-    num_text: int = 1
-    policies: tuple[str, ...] = ()
+    header: tuple[str, ...]  # names of the columns; empty for a list of names and values
+    rows: tuple[tuple[str, ...], ...]  # text; a `Cell` also has the number that it is sorted by
+    note: str = ""  # a sentence on how to read it
+    num_text: int = 1  # columns, counted from the left, that hold text; the others hold numbers
+    policies: tuple[str, ...] = ()  # of each row, for its colour; empty where rows belong to no policy
 
 
 _NAME_WIDTH = 13  # columns of a terminal that a text gets at least, the length of `random_window`

@@ -94,11 +94,7 @@ class _CoreResolver(VersionedResolver):
 def parse_yaml(text: str, source: str) -> Any:
     """Parse YAML 1.2 (`1e-5` is a number, `no` and `2026-01-31` are text, duplicate keys are refused).
 
-    Nothing in the result is shared: where an alias stands, there is a copy.
-
-    Args:
-        text: The document.
-        source: What to call it in an error.
+    Nothing in the result is shared: where an alias stands, there is a copy. An error calls the document `source`.
 
     Raises:
         SettingsError: The text is not YAML, or holds what no setting can be.
@@ -106,8 +102,7 @@ def parse_yaml(text: str, source: str) -> Any:
     if len(text) > MAX_CHARACTERS:
         raise SettingsError(f"{source}: {len(text):,} characters; settings have at most {MAX_CHARACTERS:,}")
     # YAML 1.1 reads `no` and `1:30` as a truth value and a number.
-    directive = _OTHER_VERSION.search(text)
-    if directive:
+    if directive := _OTHER_VERSION.search(text):
         raise SettingsError(f"{source}: {directive[0].strip()[:40]!r}: settings are YAML 1.2; leave the line out")
     yaml = YAML(typ="safe", pure=True)
     yaml.Composer, yaml.Constructor, yaml.Resolver = _BoundedComposer, _PlainConstructor, _CoreResolver

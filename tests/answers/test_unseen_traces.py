@@ -9,8 +9,7 @@ import pytest
 from leadspan.answers.boxes import bare_gold
 from leadspan.answers.first_answer import Gold, find_candidates
 from leadspan.audit.audit import run_audit
-from leadspan.audit.findings import AuditResult
-from leadspan.audit.rows import blocks
+from leadspan.audit.findings import AuditResult, blocks
 from leadspan.audit.settings import AuditSettings
 from leadspan.cli import main
 from leadspan.settings import validate

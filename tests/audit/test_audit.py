@@ -8,8 +8,7 @@ from unicodedata import normalize
 import pytest
 
 from leadspan.audit.audit import run_audit
-from leadspan.audit.findings import AuditResult, load_audit
-from leadspan.audit.rows import blocks
+from leadspan.audit.findings import AuditResult, blocks, load_audit
 from leadspan.audit.settings import AuditSettings
 from leadspan.cli.options import show
 from leadspan.data.truncation import Budget, Lead, PostConclusion, Schedule

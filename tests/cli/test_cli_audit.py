@@ -26,6 +26,7 @@ def test_a_recipe_is_audited_with_its_own_cut(tmp_path: Path, capsys: pytest.Cap
         pytest.param(["{folder}/traces.jsonl"], "add --tokenizer", id="no tokenizer"),
         pytest.param(["{folder}/none.jsonl", "--tokenizer", "{folder}/tokenizer"], "no such file", id="no traces"),
         pytest.param(["none.yaml"], "cannot be read", id="no recipe"),
+        pytest.param(["{folder}/study.yaml"], "is a study, not a recipe; run it with `leadspan study", id="a study"),
         pytest.param(["{recipe}", "--workers", "0"], "at least 1", id="no workers"),
         pytest.param(["{recipe}", "--limit", "0"], "data.train.limit", id="no records"),
         pytest.param(["{recipe}", "--set", "near=1"], "near: unknown key", id="unknown threshold"),
@@ -36,6 +37,7 @@ def test_bad_input_is_one_message_and_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     path = write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")
+    (tmp_path / "study.yaml").write_text("{name: toy, recipe: r.yaml}")
     filled = [a.replace("{recipe}", str(path)).replace("{folder}", str(tmp_path)) for a in arguments]
     assert main(["audit", *filled]) == 2
     error = capsys.readouterr().err

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leadspan.audit.prepared import first_statements
 from leadspan.data.examples import NO_WEIGHT, Examples
 from leadspan.data.prepare import prepare, sections_of, split
 from leadspan.data.sections import Renderer
@@ -26,6 +25,7 @@ from leadspan.data.truncation import (
     Tail,
 )
 from leadspan.errors import CacheError, DataError
+from leadspan.inputs import first_statements
 from leadspan.traces.read import read_traces
 from leadspan.traces.records import Refusal, Trace
 from leadspan.traces.settings import TraceSource

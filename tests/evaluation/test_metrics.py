@@ -5,9 +5,10 @@ import pytest
 
 from leadspan.answers.equality import normalise
 from leadspan.answers.grading import Verdict
-from leadspan.evaluation.samples import Graded, StoredSample, evaluation_result, majority_at, pass_at
+from leadspan.evaluation.evaluate import Graded, evaluation_result, majority_at, pass_at
 from leadspan.evaluation.sampling import Sample
 from leadspan.evaluation.settings import SamplingSettings, TaskSettings
+from leadspan.evaluation.subject import StoredSample
 
 
 def graded(answer: str | None, right: bool, number: int = 0, problem: str = "p", **more: object) -> Graded:

@@ -3,7 +3,7 @@ import torch
 
 from leadspan.errors import EvaluationError
 from leadspan.evaluation import sampling
-from leadspan.evaluation.sampling import OnlyFirst, Request, Sample, SeededSampling, generate, loop_end
+from leadspan.evaluation.sampling import Request, Sample, SeededSampling, UsableScores, generate, loop_end
 from leadspan.evaluation.settings import SamplingSettings
 from leadspan.models.loading import load_model
 from leadspan.models.settings import RandomInit
@@ -74,7 +74,7 @@ def test_padding_of_the_head_is_not_drawn() -> None:
     settings = SamplingSettings(temperature=1.0, top_p=1.0)
     draw_tokens = SeededSampling([str(i) for i in range(200)], settings, torch.device("cpu"))
     ids = torch.zeros(200, 1)
-    assert set(draw_tokens(ids, OnlyFirst(2)(ids, scores)).argmax(-1).tolist()) == {0, 1}
+    assert set(draw_tokens(ids, UsableScores(2)(ids, scores)).argmax(-1).tolist()) == {0, 1}
 
 
 def test_the_probability_of_a_draw_is_that_at_temperature() -> None:

@@ -9,10 +9,9 @@ from leadspan.data.prompts import PromptRenderer
 from leadspan.data.settings import Rendering
 from leadspan.errors import EvaluationError
 from leadspan.evaluation.evaluate import evaluate_model
-from leadspan.evaluation.samples import StoredSample
 from leadspan.evaluation.sampling import Sample
 from leadspan.evaluation.settings import EvaluationSettings
-from leadspan.evaluation.subject import ThinkingBudget
+from leadspan.evaluation.subject import StoredSample, ThinkingBudget
 from leadspan.models.settings import Pretrained
 from toys import ALPHABET, TEMPLATE, character_tokenizer
 

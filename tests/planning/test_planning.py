@@ -7,7 +7,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from leadspan.audit.prepared import SAMPLE
 from leadspan.cli import main
 from leadspan.cli.before import parse_policy
 from leadspan.costs.flops import ExampleSize, training_flops
@@ -18,7 +17,7 @@ from leadspan.data.supervision import layout_sizes
 from leadspan.data.truncation import Full, Lead
 from leadspan.data.truncation.policy import stop_warning
 from leadspan.errors import CacheError, DataError, SettingsError
-from leadspan.inputs import first_answers_of, prepare_data, training_examples
+from leadspan.inputs import SAMPLE, first_answers_of, prepare_data, training_examples
 from leadspan.models.loading import load_model
 from leadspan.models.settings import Pretrained
 from leadspan.pipeline.run import run

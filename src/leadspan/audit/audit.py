@@ -14,7 +14,7 @@ from leadspan.answers.boxes import last_boxed
 from leadspan.answers.latex import literal
 from leadspan.answers.numbers import as_number, numbers
 from leadspan.audit import overlap
-from leadspan.audit.findings import MOST_EXAMPLES, AuditResult, Distribution, Entailment, PolicyLoss, Repetition
+from leadspan.audit.findings import MOST_EXAMPLES, AuditResult, Entailment, PolicyLoss, Repetition
 from leadspan.audit.first_answers import BATCH, Answered, Located, Locator, distribution, question_of, settle, summarise
 from leadspan.audit.settings import AuditSettings
 from leadspan.data.examples import count_cuts
@@ -33,29 +33,16 @@ from leadspan.traces.records import UNCLOSED, Refusal, RefusalCounter, Trace
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """The findings of one trace.
-
-    Attributes:
-        located: Its location, its sections, and where it states its answer or may do so.
-        numbers: Distinct numbers of the prompt, and those that the chain of thought repeats.
-        words: Distinct content words of the prompt, and those that the chain of thought repeats.
-        answer_stands: Whether its own final answer occurs in the chain of thought; None where it has none in a box.
-        has_loop: Whether the chain of thought loops.
-        repeated_sentences: Share of its sentences that repeat an earlier one.
-        signature: MinHash values of chain of thought and answer.
-        shared: Questions of tasks that share n-grams with the prompt.
-        gold_fault: Why the record has no reference answer, where it has a column for it.
-    """
+    """The findings of one trace."""
 
     located: Located
-    numbers: tuple[int, int]
-    words: tuple[int, int]
-    answer_stands: bool | None
+    repeated: tuple[tuple[int, int], tuple[int, int]]  # numbers of the prompt, and of them in its thinking; words
+    answer_stands: bool | None  # whether its own final answer occurs in its chain of thought; None if in no box
     has_loop: bool
-    repeated_sentences: float
-    signature: np.ndarray
-    shared: dict[overlap.Question, float]
-    gold_fault: str
+    repeated_sentences: float  # share of those that repeat an earlier one
+    signature: np.ndarray  # MinHash values of chain of thought and answer
+    shared: dict[overlap.Question, float]  # questions of tasks that share n-grams with the prompt
+    gold_fault: str  # why the record has no reference answer, where it has a column for it
 
 
 @dataclass(frozen=True)
@@ -78,15 +65,14 @@ class Examiner:
                 reason = f"shorter than {low} tokens" if sections.num_tokens < low else f"longer than {high} tokens"
                 results.append(Refusal(reason, f"{sections.num_tokens} tokens", trace.place))
                 continue
-            prompt, cot_ids = question_of(trace), rendered.input_ids[sections.prompt_end : sections.cot_end]
+            cot_ids = rendered.input_ids[sections.prompt_end : sections.cot_end]
             # Its last box, or an answer that is one number.
             stated = (last_boxed(trace.answer) or "").strip()
             if not stated and as_number(trace.answer) is not None:
                 stated = trace.answer
             examined = Examined(
                 located=search,
-                numbers=overlap.shared_numbers(prompt, trace.cot),
-                words=overlap.shared_words(prompt, trace.cot),
+                repeated=overlap.repeated_content(question_of(trace), trace.cot),
                 answer_stands=_occurs(stated, trace.cot) if stated else None,
                 has_loop=overlap.has_loop(cot_ids, self.settings.loop_repeats, self.settings.loop_tokens),
                 repeated_sentences=overlap.repeated_share(trace.cot),
@@ -100,18 +86,13 @@ class Examiner:
 
 
 def run_audit(settings: AuditSettings, num_workers: int = 1) -> AuditResult:
-    """Audit the training source of the settings.
-
-    Args:
-        settings: Traces, tokenizer, cuts, tasks and thresholds.
-        num_workers: Processes.
+    """Audit the training source of the settings, in so many processes.
 
     Raises:
         DataError: The source or a task cannot be read, or no trace of it can be used.
         ModelError: The tokenizer cannot be read, or its template drops the chain of thought.
     """
-    begun = time.perf_counter()
-    source = settings.data.train
+    begun, source = time.perf_counter(), settings.data.train
     renderer = Renderer(load_tokenizer(settings.tokenizer, settings.revision), settings.data.rendering)
     examiner = Examiner(renderer, settings, overlap.index_tasks(settings.tasks, settings.ngram_words))
     counter, progress = RefusalCounter(), Progress(f"reading {source.path}", None, "records")
@@ -123,26 +104,56 @@ def run_audit(settings: AuditSettings, num_workers: int = 1) -> AuditResult:
             traces.append(item)
     if not traces:
         counter.check(1.0, source.path)  # always raises: nothing usable is left
+    # Training leaves lengths out of bounds aside without counting them as refused.
+    only_length = ("shorter than ", "longer than ")
+    unusable = Counter({reason: n for reason, n in counter.counts.items() if not reason.startswith(only_length)})
+    stops_training = None
+    try:
+        RefusalCounter(counter.num_read, unusable, counter.examples).check(settings.data.max_refused_share, "")
+    except DataError as error:
+        stops_training = str(error).splitlines()[0].removeprefix(": ").rstrip(":")
+    findings = _findings(examiner, counter, traces, num_workers)
+    seconds = time.perf_counter() - begun
+    return findings.model_copy(update={"stops_training": stops_training, "seconds": seconds})
+
+
+def _findings(examiner: Examiner, counter: RefusalCounter, traces: Sequence[Examined], num_workers: int) -> AuditResult:
+    """The figures over all traces, whose candidate answers are compared first."""
+    settings = examiner.settings
     report_status("comparing answers")
     answered, num_undecided = settle([trace.located for trace in traces], num_workers, settings.item_seconds)
     report_status("looking for duplicates")
-    locations = [answer.place for answer in answered]
+    locations, borders = [answer.place for answer in answered], [answer.sections for answer in answered]
     looping = [trace.located.trace.place for trace in traces if trace.has_loop]
+    lengths: dict[str, list[float]] = {
+        "prompt": [s.prompt_end for s in borders],
+        "cot": [s.cot_end - s.prompt_end for s in borders],
+        "answer": [s.num_tokens - s.cot_end for s in borders],
+        "all": [s.num_tokens for s in borders],
+    }
+    # Shares of the numbers and of the content words of a prompt that its chain of thought repeats.
+    pairs = zip(*(trace.repeated for trace in traces), strict=True)
+    numbers_said, words_said = ([num_said / num for num, num_said in of_traces if num] for of_traces in pairs)
+    stands = [t.answer_stands for t in traces if t.answer_stands is not None]
     return AuditResult(
-        source=source.path,
-        tokenizer=renderer.name,
+        source=settings.data.train.path,
+        tokenizer=examiner.renderer.name,
         num_read=counter.num_read,
         num_traces=len(traces),
         refused=dict(counter.counts),
         refusal_examples={reason: f"{r.place}: {r.detail}" for reason, r in counter.examples.items()},
         num_unclosed=counter.counts[UNCLOSED],
-        stops_training=_why_training_stops(counter, settings),
-        tokens=_section_lengths(answered),
-        steps=distribution([len(answer.sections.steps) + 1 for answer in answered]),
-        num_without_steps=sum(not answer.sections.steps for answer in answered),
+        tokens={name: summary for name, values in lengths.items() if (summary := distribution(values)) is not None},
+        steps=distribution([len(s.steps) + 1 for s in borders]),
+        num_without_steps=sum(not s.steps for s in borders),
         gold_faults=dict(Counter(trace.gold_fault for trace in traces if trace.gold_fault)),
         first_answers=summarise(answered, num_undecided, settings.seed),
-        entailment=_entailment(traces),
+        entailment=Entailment(
+            prompt_numbers=fmean(numbers_said) if numbers_said else None,
+            all_prompt_numbers=fmean(share == 1 for share in numbers_said) if numbers_said else None,
+            prompt_words=fmean(words_said) if words_said else None,
+            answer_stands=fmean(stands) if stands else None,
+        ),
         policies=_policy_losses(settings, answered),
         repetition=Repetition(
             num_loops=len(looping),
@@ -152,25 +163,12 @@ def run_audit(settings: AuditSettings, num_workers: int = 1) -> AuditResult:
         duplicates=overlap.find_duplicates(
             [answer.example_id for answer in answered],
             [answer.question_id for answer in answered],
-            [t.signature for t in traces],
+            [trace.signature for trace in traces],
             locations,
             settings.near_duplicate,
         ),
         contamination=overlap.summarise(examiner.tasks, (trace.shared for trace in traces), locations),
-        seconds=time.perf_counter() - begun,
     )
-
-
-def _why_training_stops(counter: RefusalCounter, settings: AuditSettings) -> str | None:
-    """Why a run on these records would refuse to start, if it would."""
-    # Training leaves lengths out of bounds aside without counting them as refused.
-    only_length = ("shorter than ", "longer than ")
-    unusable = Counter({reason: n for reason, n in counter.counts.items() if not reason.startswith(only_length)})
-    try:
-        RefusalCounter(counter.num_read, unusable, counter.examples).check(settings.data.max_refused_share, "")
-    except DataError as error:
-        return str(error).splitlines()[0].removeprefix(": ").rstrip(":")
-    return None
 
 
 def _occurs(answer: str, cot: str) -> bool:
@@ -184,29 +182,6 @@ def _occurs(answer: str, cot: str) -> bool:
     if len(letters) == 1:  # of a choice: `A` is no article
         return re.search(rf"\b{letters}\b", cot) is not None
     return f" {' '.join(words(answer))} " in f" {' '.join(words(cot))} "
-
-
-def _section_lengths(traces: Sequence[Answered]) -> dict[str, Distribution]:
-    borders = [trace.sections for trace in traces]
-    lengths: dict[str, list[float]] = {
-        "prompt": [s.prompt_end for s in borders],
-        "cot": [s.cot_end - s.prompt_end for s in borders],
-        "answer": [s.num_tokens - s.cot_end for s in borders],
-        "all": [s.num_tokens for s in borders],
-    }
-    return {name: summary for name, values in lengths.items() if (summary := distribution(values)) is not None}
-
-
-def _entailment(traces: Sequence[Examined]) -> Entailment:
-    shares = [num_said / num_asked for num_asked, num_said in (t.numbers for t in traces) if num_asked]
-    words = [num_said / num_asked for num_asked, num_said in (t.words for t in traces) if num_asked]
-    stands = [t.answer_stands for t in traces if t.answer_stands is not None]
-    return Entailment(
-        prompt_numbers=fmean(shares) if shares else None,
-        all_prompt_numbers=fmean(share == 1 for share in shares) if shares else None,
-        prompt_words=fmean(words) if words else None,
-        answer_stands=fmean(stands) if stands else None,
-    )
 
 
 def _policy_losses(settings: AuditSettings, traces: Sequence[Answered]) -> list[PolicyLoss]:

@@ -10,6 +10,7 @@ Source: the project's own prediction, from the observation of Chen et al. (arXiv
 derivation falls near the middle of a trace.
 """
 
+import itertools
 import math
 import time
 from collections import Counter, defaultdict
@@ -45,39 +46,23 @@ _FEWEST_RESAMPLES = 200
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A usable trace, and where it states its right answer.
+    """A usable trace, and where it states its right answer."""
 
-    Attributes:
-        place: Its file and line.
-        example_id: Hash of its token ids.
-        question_id: Hash of its question.
-        sections: Section borders, with the last token of the first statement of the record's answer once that is
-            settled.
-        source: Where the right answer was taken from.
-        position: First token of the first statement, in the whole sequence; None where there is none.
-    """
-
-    place: str
-    example_id: str
-    question_id: str
-    sections: Sections
-    source: GoldSource
-    position: int | None = None
+    place: str  # file and line
+    example_id: str  # hash of its token ids
+    question_id: str  # hash of its question
+    sections: Sections  # once settled with the last token of the first statement of the record's answer
+    source: GoldSource  # of the right answer
+    position: int | None = None  # first token of the first statement, in the whole sequence; None where there is none
 
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A usable trace that was searched.
-
-    Attributes:
-        trace: The trace, its first statement not settled yet.
-        candidates: Where the chain of thought states, or may state, the answer.
-        tokens: First and last token of each candidate, in the whole sequence.
-    """
+    """A usable trace that was searched, its first statement not settled yet."""
 
     trace: Answered
-    candidates: Candidates
-    tokens: tuple[tuple[int, int], ...]
+    candidates: Candidates  # where the chain of thought states, or may state, the answer
+    tokens: tuple[tuple[int, int], ...]  # first and last token of each candidate, in the whole sequence
 
 
 @dataclass(frozen=True)
@@ -125,7 +110,7 @@ def settle(
 
     Args:
         located: Every trace with its candidates.
-        num_workers: Math-Verify workers; none is started where nothing is open.
+        num_workers: Processes of Math-Verify; none is started where nothing is open.
         item_seconds: Limit of one comparison.
         deadline: Moment of `time.monotonic` at which to stop.
 
@@ -159,12 +144,9 @@ def question_of(trace: Trace) -> str:
 
 
 def distribution(values: Sequence[float], low: float | None = None, high: float | None = None) -> Distribution | None:
-    """Mean, percentiles and a histogram of 20 equal bins.
+    """Mean, percentiles and a histogram of 20 equal bins from `low` to `high`; None for no values.
 
-    Args:
-        values: The values; nothing is returned for none.
-        low: Lower edge of the first bin; the smallest value when absent.
-        high: Upper edge of the last bin; the largest value when absent.
+    Without them the smallest and the largest value are the edges.
     """
     if not values:
         return None
@@ -184,11 +166,7 @@ def mean_by_question(values: Sequence[float], questions: Sequence[str], seed: in
     """Mean over questions of the mean over their traces, with a bootstrap interval over questions.
 
     Traces of one question are not independent, so questions are resampled (`statistics.intervals.bootstrap_mean`).
-
-    Args:
-        values: One value in [0, 1] per trace; at least one.
-        questions: The question of each trace.
-        seed: Seed of the draws.
+    There is at least one value, in [0, 1], with the question of its trace.
     """
     grouped: defaultdict[str, list[float]] = defaultdict(list)
     for value, question in zip(values, questions, strict=True):
@@ -200,12 +178,9 @@ def mean_by_question(values: Sequence[float], questions: Sequence[str], seed: in
 def summarise(traces: Sequence[Answered], num_undecided: int, seed: int) -> FirstAnswers:
     """Outcomes, positions, LSP*, and the share of traces that each p leaves without a derivation.
 
-    Args:
-        traces: Every trace.
-        num_undecided: Comparisons that broke the limits.
-        seed: Seed of the bootstrap.
+    `num_undecided` comparisons broke the limits; `seed` is that of the bootstrap.
     """
-    stated = _stated(traces)
+    stated = [(trace.position, trace) for trace in traces if trace.position is not None]
     num_without_gold = sum(trace.source == "none" for trace in traces)
     counts = FirstAnswers(
         outcomes={
@@ -238,19 +213,12 @@ def without_derivation(policy: Policy, traces: Sequence[Answered], seed: int) ->
 
     Under a policy that changes over training, the mean over its stages.
     """
-    stated = _stated(traces)
-    if not stated:
-        return None
     # 1 where a stage cuts the statement, else 0.
     lost: list[float] = []
-    for stage in policy.stages:
-        for position, trace in stated:
+    questions: list[str] = []
+    for stage, trace in itertools.product(policy.stages, traces):
+        if trace.position is not None:
             spans = cut_example(stage, trace.sections, trace.example_id, seed).spans
-            lost.append(float(not any(start <= position < end for start, end in spans)))
-    # Stage after stage, as `lost` is.
-    return mean_by_question(lost, [trace.question_id for _, trace in stated] * len(policy.stages), seed)
-
-
-def _stated(traces: Sequence[Answered]) -> list[tuple[int, Answered]]:
-    """The traces whose chain of thought states the answer, each with the token at which it does."""
-    return [(trace.position, trace) for trace in traces if trace.position is not None]
+            lost.append(float(not any(start <= trace.position < end for start, end in spans)))
+            questions.append(trace.question_id)
+    return mean_by_question(lost, questions, seed) if lost else None

@@ -48,20 +48,15 @@ _FUNCTION_WORDS = frozenset(_FUNCTION_TEXT.split())
 _ENDINGS = ("ing", "ed", "es", "s")
 
 
-def thirds_of_words(tokens: Sequence[str]) -> int:
-    """The length of a text in thirds of a word, so that texts of all scripts are measured alike."""
-    return sum(map(_thirds, tokens))
-
-
-def ngrams(tokens: Sequence[str], size: int) -> Iterator[str]:
-    """The runs of `size` words, in order; none where there are fewer words."""
-    return (" ".join(tokens[i : i + size]) for i in range(len(tokens) - size + 1))
+def thirds_of_words(tokens: Sequence[str]) -> list[int]:
+    """The length of each word in thirds of a word, so that texts of all scripts are measured alike."""
+    return [_LETTER_THIRDS if LETTER.match(token) else WORD for token in tokens]
 
 
 def phrases(tokens: Sequence[str], thirds: int) -> Iterator[str]:
     """From every word on, the shortest run of at least so many thirds of a word; in spaced scripts n-grams of words."""
     # Length of the text up to each word, in thirds of a word.
-    ends = list(accumulate(map(_thirds, tokens), initial=0))
+    ends = list(accumulate(thirds_of_words(tokens), initial=0))
     end = 0
     for start, before in enumerate(ends):
         while end < len(ends) and ends[end] - before < thirds:
@@ -69,10 +64,6 @@ def phrases(tokens: Sequence[str], thirds: int) -> Iterator[str]:
         if end == len(ends):
             return
         yield " ".join(tokens[start:end])
-
-
-def _thirds(token: str) -> int:
-    return _LETTER_THIRDS if LETTER.match(token) else WORD
 
 
 def content_stems(text: str) -> set[str]:
@@ -87,18 +78,16 @@ def content_stems(text: str) -> set[str]:
     return stems.union(*(map("".join, pairwise(run)) for run in _RUN.findall(text)))
 
 
-def shared_numbers(prompt: str, cot: str) -> tuple[int, int]:
-    """How many distinct numbers a prompt has, and how many the chain of thought repeats, in digits or in words."""
-    in_prompt = {number.value for number in numbers(prompt)}
-    # Without numbers in the prompt the chain of thought, which is long, need not be read.
-    said = {number.value for number in (*numbers(cot), *small_number_words(cot))} if in_prompt else set()
-    return len(in_prompt), len(in_prompt & said)
+def repeated_content(prompt: str, cot: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """How many distinct numbers a prompt has, and how many the chain of thought repeats; the same of content words.
 
-
-def shared_words(prompt: str, cot: str) -> tuple[int, int]:
-    """How many distinct content words a prompt has, and how many of them the chain of thought repeats."""
-    in_prompt = content_stems(prompt)
-    return len(in_prompt), len(in_prompt & content_stems(cot)) if in_prompt else 0
+    Numbers are repeated in digits or in words.
+    """
+    asked, stems = {number.value for number in numbers(prompt)}, content_stems(prompt)
+    # Without any in the prompt the chain of thought, which is long, need not be read.
+    said = {number.value for number in (*numbers(cot), *small_number_words(cot))} if asked else set()
+    said_stems = content_stems(cot) if stems else set[str]()
+    return (len(asked), len(asked & said)), (len(stems), len(stems & said_stems))
 
 
 def _stem(word: str) -> str:
@@ -143,7 +132,7 @@ def has_loop(input_ids: np.ndarray, num_repeats: int, num_tokens: int) -> bool:
 def repeated_share(cot: str) -> float:
     """Share of the sentences of at least five words that occurred before in the same text; 0 where there are none."""
     sentences = (" ".join(part.split()).casefold() for part in _SENTENCE.split(cot))
-    lengths = ((part, max(WORD * part.count(" ") + WORD, thirds_of_words(words(part)))) for part in sentences)
+    lengths = ((part, max(WORD * part.count(" ") + WORD, sum(thirds_of_words(words(part))))) for part in sentences)
     sentences = [part for part, thirds in lengths if thirds >= WORD * _FEWEST_WORDS]
     return 1 - len(set(sentences)) / len(sentences) if sentences else 0.0
 
@@ -159,7 +148,8 @@ _EMPTY = MinHash(num_perm=NUM_PERM, scheme=_SCHEME)
 def signature(text: str) -> np.ndarray:
     """MinHash values of the word 5-grams of a text (of all its words where it has fewer), shape [128]."""
     tokens = words(text)
-    shingles = set(ngrams(tokens, min(SHINGLE_WORDS, max(1, len(tokens)))))
+    size = min(SHINGLE_WORDS, max(1, len(tokens)))
+    shingles = {" ".join(tokens[start : start + size]) for start in range(len(tokens) - size + 1)}
     values = _EMPTY.copy()
     # Sorted, so that the order of a set does not matter.
     values.update_batch([shingle.encode() for shingle in sorted(shingles)])
@@ -175,7 +165,7 @@ def find_duplicates(
     Args:
         example_ids: Hash of the token ids of each trace.
         questions: Hash of its question.
-        signatures: MinHash values of its chain of thought and answer.
+        signatures: Result of `signature` for its chain of thought and answer.
         locations: Its file and line.
         threshold: Estimated Jaccard similarity from which two are near duplicates.
     """
@@ -216,20 +206,12 @@ Question = tuple[int, int]
 
 @dataclass(frozen=True)
 class TaskIndex:
-    """The n-grams of all tasks.
+    """The n-grams of all tasks."""
 
-    Attributes:
-        names: Tasks.
-        problems: Problem ids and texts of each task.
-        grams: By length in thirds of a word, n-gram to the questions that have it.
-        sizes: Distinct n-grams of each question; 0 for one that is too short.
-        ngram_words: Words of an n-gram.
-    """
-
-    names: tuple[str, ...]
-    problems: tuple[tuple[tuple[str, str], ...], ...]
-    grams: Mapping[int, Mapping[str, Sequence[Question]]]
-    sizes: Mapping[Question, int]
+    names: tuple[str, ...]  # of the tasks
+    problems: tuple[tuple[tuple[str, str], ...], ...]  # ids and texts of each task's
+    grams: Mapping[int, Mapping[str, Sequence[Question]]]  # by length in thirds of a word, n-gram to its questions
+    sizes: Mapping[Question, int]  # distinct n-grams of each question; 0 for one that is too short
     ngram_words: int
 
 
@@ -247,18 +229,13 @@ def index_tasks(tasks: Sequence[TaskSettings], ngram_words: int) -> TaskIndex:
         for q, problem in enumerate(problems):
             tokens = words(problem.text)
             # A question shorter than an n-gram is searched for as a whole.
-            size = min(WORD * ngram_words, thirds_of_words(tokens))
+            size = min(WORD * ngram_words, sum(thirds_of_words(tokens)))
             task_phrases = set(phrases(tokens, size)) if size >= WORD * FEWEST_WORDS else set()
             sizes[t, q] = len(task_phrases)
             for gram in task_phrases:
                 grams.setdefault(size, {}).setdefault(gram, []).append((t, q))
-    return TaskIndex(
-        names=tuple(task.name for task in tasks),
-        problems=tuple(tuple((p.problem_id, p.text) for p in problems) for problems in loaded),
-        grams=grams,
-        sizes=sizes,
-        ngram_words=ngram_words,
-    )
+    texts = tuple(tuple((p.problem_id, p.text) for p in problems) for problems in loaded)
+    return TaskIndex(tuple(task.name for task in tasks), texts, grams, sizes, ngram_words)
 
 
 def shared_with(prompt: str, index: TaskIndex) -> dict[Question, float]:
@@ -275,13 +252,7 @@ def shared_with(prompt: str, index: TaskIndex) -> dict[Question, float]:
 def summarise(
     index: TaskIndex, shared: Iterable[Mapping[Question, float]], locations: Sequence[str]
 ) -> list[Contamination]:
-    """One record per task, from the questions that each trace shares; of each question the trace that shares most.
-
-    Args:
-        index: The tasks.
-        shared: Result of `shared_with` for each trace.
-        locations: File and line of each trace.
-    """
+    """One record per task, from `shared_with` of each trace; of each question the trace that shares most."""
     sharing: defaultdict[Question, dict[int, float]] = defaultdict(dict)
     for i, shares_of_trace in enumerate(shared):
         for question, share in shares_of_trace.items():
@@ -294,9 +265,8 @@ def summarise(
         for question in of_task[:MOST_EXAMPLES]:
             (problem_id, text), shares = problems[question[1]], sharing[question]
             nearest = max(shares, key=shares.__getitem__)
-            example = SharedQuestion(
-                problem_id=problem_id, start=text[:_SHOWN_CHARS], place=locations[nearest], share=shares[nearest]
-            )
+            start, place = text[:_SHOWN_CHARS], locations[nearest]
+            example = SharedQuestion(problem_id=problem_id, start=start, place=place, share=shares[nearest])
             examples.append(example)
         record = Contamination(
             task=name,

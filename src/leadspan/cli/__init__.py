@@ -11,32 +11,43 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from leadspan.cli.options import REGISTERED, STANDARD_OUTPUT
+from leadspan.cli.options import REGISTERED, STANDARD_OUTPUT, argument, command
 from leadspan.errors import LeadspanError
 from leadspan.files import full_disk_reported
 from leadspan.processes import EXIT_CODE, Terminated, interrupt_kept, listening
 from leadspan.sources import check_output
 from leadspan.text import LogFormatter, plain, print_plain
 
+_SHELLS = ("bash", "zsh", "fish")
+# `-o default` completes file names where no word fits.
+_BASH = """\
+_leadspan() {{
+  local word=${{COMP_WORDS[COMP_CWORD]}} words=
+  if [ "$COMP_CWORD" -eq 1 ]; then words="{commands}"; else case "${{COMP_WORDS[1]}}" in
+{cases}
+  esac; fi
+  COMPREPLY=($(compgen -W "$words" -- "$word"))
+}}
+complete -o default -F _leadspan leadspan"""
+_ZSH_START = "autoload -U +X compinit && compinit -i\nautoload -U +X bashcompinit && bashcompinit\n"
+
 _NAMES = """
 demo init recipes world preview audit plan capture store doctor distill evaluate sample chat card push export study
 power report schema completion
 """
 """Commands in the order of the help; each is a function of this name."""
-# A module registers its commands when it is imported.
-for _module in ("starting", "before", "runs", "students", "comparing"):
-    importlib.import_module(f"leadspan.cli.{_module}")
-COMMANDS = {name: REGISTERED[name] for name in _NAMES.split()}
 GO_ON = {"distill": ("--resume",), "evaluate": (), "capture": (), "study": (), "demo": ()}
 """Commands that resume what an interrupted one has left, with the flags that they need for it."""
 _LESS_MEMORY = {
     **dict.fromkeys(("evaluate", "sample", "chat"), "lower sampling.batch_size or sampling.max_new_tokens"),
     "capture": "lower capture.tokens_per_batch",
+    "distill": "see `leadspan plan`; lower data.max_tokens or the examples or tokens of training.batching, set "
+    "training.gradient_checkpointing: true, or read targets from a store",
 }
 """Remedies when a command runs out of memory; for all others, the remedy is that of training."""
 _ELSEWHERE = {
@@ -63,20 +74,46 @@ def _path(text: str) -> Path:
 class _Parser(argparse.ArgumentParser):
     """Reports faults of the arguments in plain text, with the command that was probably meant."""
 
-    def __init__(self, *arguments: Any, **options: Any):  # Any: those of the parser
-        super().__init__(*arguments, **options)
-        self.register("type", Path, _path)
-
     def error(self, message: str) -> NoReturn:
         if invalid := re.match(r"argument COMMAND: invalid choice: '(.*)' \(", message):
             near = difflib.get_close_matches(invalid[1].lower(), [*COMMANDS, *_ELSEWHERE], n=1)
-            meant = _ELSEWHERE.get(near[0], near[0]) if near else ""
-            message = f"there is no command {invalid[1]!r}; " + (
-                f"did you mean leadspan {meant}?" if meant else f"there are {', '.join(COMMANDS)}"
-            )
+            hint = f"did you mean leadspan {_ELSEWHERE.get(near[0], near[0])}?" if near else ""
+            message = f"there is no command {invalid[1]!r}; " + (hint or f"there are {', '.join(COMMANDS)}")
         elif message.endswith("required: COMMAND"):
             message = "name a command; `leadspan init` writes a recipe for your traces, `leadspan --help` lists all"
         super().error(plain(message))
+
+
+@command(argument("shell", choices=_SHELLS, help="bash, zsh, or fish: leadspan completion fish | source"))
+def completion(options: argparse.Namespace) -> None:
+    """Print a script for shell completion of commands and options: `source <(leadspan completion bash)`."""
+    actions = build_parser()._actions  # argparse has no public way to the commands of a parser
+    commands = next(action.choices for action in actions if isinstance(action, argparse._SubParsersAction))
+    if options.shell == "fish":
+        for name, parser in commands.items():
+            summary = (parser.description or "").splitlines()[0].replace("'", "")
+            print_plain(f"complete -c leadspan -n __fish_use_subcommand -f -a {name} -d '{summary}'")
+            for word in _words(parser):
+                kind = f"-l {word[2:]}" if word.startswith("--") else f"-a {word}"
+                print_plain(f"complete -c leadspan -n '__fish_seen_subcommand_from {name}' {kind}")
+        return
+    cases = (f'    {name}) words="{" ".join(_words(parser))}" ;;' for name, parser in commands.items())
+    script = _BASH.format(commands=" ".join(commands), cases="\n".join(cases))
+    print_plain((_ZSH_START if options.shell == "zsh" else "") + script)
+
+
+def _words(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Options, and the choices of positional arguments."""
+    for action in parser._actions:
+        # Long options alone: short ones need no completion.
+        yield from (option for option in action.option_strings if option.startswith("--"))
+        yield from () if action.option_strings else (str(choice) for choice in action.choices or ())
+
+
+# A module registers its commands when it is imported.
+for _module in ("starting", "before", "runs", "students"):
+    importlib.import_module(f"leadspan.cli.{_module}")
+COMMANDS = {name: REGISTERED[name] for name in _NAMES.split()}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -88,9 +125,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"leadspan {metadata.version('leadspan')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        of_command = commands.add_parser(name, help=command.summary, description=command.summary)
-        for names, options in command.arguments:
+    for name, registered in COMMANDS.items():
+        of_command = commands.add_parser(name, help=registered.summary, description=registered.summary)
+        of_command.register("type", Path, _path)
+        for names, options in registered.arguments:
             of_command.add_argument(*names, **options)
     return parser
 
@@ -105,10 +143,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if rest and (not takes_overrides or any(word.startswith("-") for word in rest)):
         hint = ""
         if "overrides" in options:  # a setting that was given as an option, as in other programs
-            from leadspan.other_tools import here_called
+            from leadspan.other_tools import OTHER_NAMES
 
             name, _, value = next((word for word in rest if word.startswith("--")), "")[2:].partition("=")
-            key = here_called(name) or (name if "." in name else "")
+            key = OTHER_NAMES.get(name.replace("-", "_").lower()) or (name if "." in name else "")
             is_setting = key and " " not in key
             example = f"{key.partition(',')[0]}={value or '...'}" if is_setting else "training.learning_rate=1e-5"
             hint = f"; settings have no dashes: {example}"
@@ -142,9 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # as long as the process
     options = parse(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # a terminal that is not UTF-8 lacks characters, as stderr may
+        sys.stdout.reconfigure(errors="backslashreplace")  # as of stderr: a terminal that is not UTF-8 lacks characters
     if not sys.stdout.isatty():
         os.environ.setdefault("COLUMNS", "140")  # tables in pipes and files are not squeezed into 80 characters
     os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries, such as Transformers' of a GGUF file; ours say more
@@ -179,35 +215,29 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     except LeadspanError as error:
         return _refuse(options.command, str(error))
     except UnicodeEncodeError as error:
-        character = f"U+{ord(error.object[error.start]):04X}"
-        text = f"a path or a text holds {character}, which {error.encoding} has not; rename it"
-        return _refuse(options.command, text)
+        character = f"U+{ord(error.object[error.start]):04X}, which {error.encoding} has not"
+        return _refuse(options.command, f"a path or a text holds {character}; rename it")
     except (MemoryError, RuntimeError) as error:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "Connection closed by peer" in str(error):
             return _refuse(options.command, "another rank has ended; its message says why")  # of gloo's collectives
         if not is_out_of_memory(error):
             raise
-        remedy = _LESS_MEMORY.get(
-            options.command,
-            "see `leadspan plan`; lower data.max_tokens or the examples or tokens of training.batching, set "
-            "training.gradient_checkpointing: true, or read targets from a store",
-        )
+        remedy = _LESS_MEMORY.get(options.command, _LESS_MEMORY["distill"])
         return _refuse(options.command, f"out of memory ({str(error).strip().partition(chr(10))[0]}); {remedy}")
     except OSError as error:
         if error.filename is None and error.errno in (errno.EPIPE, errno.EIO):
             return 128 + signal.SIGPIPE  # nobody reads standard output any more
         if error.filename is None and error.errno != errno.ENOENT:
             raise  # not about one of the user's files
-        fault = f"{error.filename}: {error.strerror}; correct the path"
         removed = "the current directory has been removed; change to another"  # os.getcwd names no file
-        return _refuse(options.command, removed if error.filename is None else fault)
+        fault = removed if error.filename is None else f"{error.filename}: {error.strerror}; correct the path"
+        return _refuse(options.command, fault)
     except KeyboardInterrupt:
         print_plain(f"leadspan {options.command}: interrupted{_how_to_go_on(options.command, arguments)}", error=True)
         return 130
     except Terminated as ended:
-        said = f" ({ended})" if str(ended) else ""
-        how = _how_to_go_on(options.command, arguments)
-        print_plain(f"leadspan {options.command}: ended by a signal{said}{how}", error=True)
+        said = (f" ({ended})" if str(ended) else "") + _how_to_go_on(options.command, arguments)
+        print_plain(f"leadspan {options.command}: ended by a signal{said}", error=True)
         _leave_ranks()
         return EXIT_CODE
     return 0

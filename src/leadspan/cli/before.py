@@ -1,20 +1,19 @@
-"""What is known of a recipe before it is trained: records, lengths and duplicates, predicted costs, checks."""
+"""What comes before a training: an audit, predicted costs, checks, and the teacher's targets."""
 
 import argparse
 import itertools
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from leadspan.cli.options import (
     JSON,
     argument,
+    check_kind,
     command,
-    console_beside,
     load_libraries,
     local_or_hub,
-    read_model,
     read_recipe,
     recipe_file,
     setting,
@@ -31,39 +30,6 @@ if TYPE_CHECKING:
     from leadspan.recipe import Part
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
-
-
-@command(
-    *recipe_file(),
-    argument("--records", type=int, default=2, help="training records to show (2)"),
-    argument("--chars", type=int, default=400, help="characters shown of a long run (400); 0 shows all"),
-    argument("--loss", action="store_true", help="show the loss of every token of the uncut records"),
-    local_or_hub("--model", metavar="RUN", help="run or model that computes the loss (the recipe's student)"),
-    JSON,
-)
-def preview(options: argparse.Namespace) -> None:
-    """Show on real records what a recipe keeps and how it weighs it, before any training."""
-    if options.records < 0 or options.chars < 0:
-        raise SettingsError(f"--records {options.records} --chars {options.chars}: give numbers from 0 upwards")
-    recipe = read_recipe(options, ["data", "student"] if options.loss else ["data"])
-    student = read_model(options.model).model if options.model else recipe.student
-    load_libraries()
-    from leadspan.cli.first_look import counts_block, loss_panels, record_panels
-    from leadspan.inputs import prepare_data
-    from leadspan.traces.read import tags_warning
-
-    with status_line("preparing data"):
-        data = prepare_data(recipe)
-    form = recipe.data.rendering
-    if warning := tags_warning(recipe.data.train, (form.think_open, form.think_close)):
-        print_plain(f"warning: {warning}", error=True)
-    counts = {"counts": data.examples.counts.model_dump(mode="json"), "left_out": data.splits.left_out}
-    if options.loss:
-        show(loss_panels(recipe, data, student, options.records), counts, options.json)
-        return
-    has_styles = console_beside(options.json).color_system is not None
-    panels = record_panels(data, options.records, options.chars, has_styles)
-    show([*panels, counts_block(recipe.cut.label, data)], counts, options.json)
 
 
 @command(
@@ -93,26 +59,22 @@ def audit(options: argparse.Namespace) -> None:
     """Audit traces before training: lengths, first answers, the predicted break point, losses per cut, duplicates."""
     if options.workers is not None and options.workers < 1:
         raise SettingsError(f"--workers {options.workers}: must be at least 1")
-    workers = options.workers or min(8, os.cpu_count() or 1)
     settings = _settings(options)
-
     load_libraries()
     from leadspan.audit.audit import run_audit
-    from leadspan.audit.rows import blocks
+    from leadspan.audit.findings import blocks
 
     with status_line():
-        result = run_audit(settings, workers)
+        result = run_audit(settings, options.workers or min(8, os.cpu_count() or 1))
     title = f"{result.source}, tokens of {result.tokenizer}"
     show([title, *blocks(result)], result.model_dump(mode="json"), options.json)
 
 
 def _settings(options: argparse.Namespace) -> "AuditSettings":
     """The settings of the audit, from a recipe or from options alone."""
-    from leadspan.yaml_text import read_yaml_mapping
-
     is_recipe = Path(options.data).suffix.lower() in (".yaml", ".yml")
     if is_recipe:
-        read_yaml_mapping(Path(options.data))  # a mistyped path is answered before the settings are imported
+        check_kind(Path(options.data), "recipe")  # answered before the settings are imported
     from leadspan.audit.settings import AuditSettings
     from leadspan.evaluation.settings import task_name
     from leadspan.settings import apply_overrides, validate
@@ -160,11 +122,7 @@ def _settings(options: argparse.Namespace) -> "AuditSettings":
 
 
 def parse_policy(text: str) -> "AnyPolicy":
-    """The policy of an option `--cut`, in YAML as a recipe's `cut`.
-
-    Raises:
-        SettingsError: It is none.
-    """
+    """The policy of an option `--cut`, in YAML as a recipe's `cut`."""
     from leadspan.data.truncation import AnyPolicy
     from leadspan.settings import Settings, validate
     from leadspan.yaml_text import parse_yaml
@@ -239,10 +197,132 @@ def doctor(options: argparse.Namespace) -> None:
     for column in table.columns:
         column.overflow = "fold"  # a remedy is to be read whole, however narrow the terminal
     for check in checks:
-        verdict = Text(check.verdict, style=_COLOURS[check.verdict])
-        table.add_row(check.name, verdict, check.figure, check.remedy)
+        table.add_row(check.name, Text(check.verdict, style=_COLOURS[check.verdict]), check.figure, check.remedy)
     show([table], [asdict(check) for check in checks], options.json)
     # By its exit code, so that a script can stop before it trains.
     failed = sum(check.verdict == "failed" for check in checks)
     if failed:
         raise RunError(f"{failed} of {len(checks)} checks failed; see their remedies in the table")
+
+
+@command(
+    *recipe_file("YAML recipe; its section `capture` says what is stored and where"),
+    argument(
+        "--dry-run", action="store_true", help="print size, time and the KL lost to each codec on a sample, and stop"
+    ),
+    argument("--sample", type=int, default=1024, help="positions of the sample of a dry run (1024)"),
+    JSON,
+)
+def capture(options: argparse.Namespace) -> None:
+    """Run the teacher once over the traces of a recipe, and store its targets for every later run."""
+    from leadspan.recipe import check_capture
+
+    # One position has no standard error.
+    if options.sample < 2:
+        raise SettingsError(f"--sample {options.sample}: give at least 2 positions")
+    recipe = read_recipe(options, ["data", "student", "teacher"] if options.dry_run else ["data", "teacher"])
+    check_capture(recipe)
+    load_libraries()
+    from leadspan.pipeline.run import prepare_capture
+    from leadspan.ranks import process_state
+    from leadspan.status import duration, report_status
+    from leadspan.tables import Block
+    from leadspan.teacher.capture import estimate_capture, load_teacher, run_capture
+
+    state = process_state()
+    with status_line("preparing data"):
+        job = prepare_capture(recipe)
+        if options.dry_run:
+            report_status("measuring a sample")
+            estimate = estimate_capture(job, load_teacher(job), options.sample)
+            speed = estimate.positions_per_second * state.num_processes
+            title = (
+                f"{estimate.num_sequences:,} sequences, {estimate.num_positions:,} positions; about "
+                f"{duration(estimate.num_positions / speed)} at {speed:,.0f} tokens/s with "
+                f"{estimate.codecs[0].codec.label}"
+            )
+            note = (
+                f"KL lost: of {estimate.kl:.4g} nats per position between teacher and untrained student, at "
+                f"temperature 1, on {estimate.sample_positions:,} positions; ± one standard error. The first codec is "
+                "capture.codec."
+            )
+            rows: list[tuple[str, ...]] = []
+            for row in estimate.codecs:
+                sizes = (f"{row.support:,.1f}", f"{row.bytes_per_position:,.1f}", f"{row.num_bytes / 1e9:,.3g} GB")
+                rows.append((row.codec.label, *sizes, f"{row.kl_lost:.2g} ± {row.standard_error:.1g}"))
+            shown = Block(title, ("codec", "entries", "bytes a position", "store", "KL lost"), tuple(rows), note)
+            codecs = [{**asdict(row), "codec": row.codec.model_dump(mode="json")} for row in estimate.codecs]
+            values = {**asdict(estimate), "codecs": codecs}
+        else:
+            manifest = run_capture(job)
+            values, size = manifest.model_dump(mode="json"), manifest.num_bytes
+            each = size / max(1, manifest.num_positions)
+            shown = (
+                f"store: {job.directory}: {manifest.codec.label}, {manifest.num_sequences:,} sequences, "
+                f"{manifest.num_positions:,} positions, {size:,} bytes ({each:.1f} a position)"
+            )
+    if state.is_main_process:
+        show([shown], values, options.json, long_lines=True)
+
+
+@command(
+    argument(
+        "action",
+        choices=("inspect", "verify", "merge"),
+        help="inspect: print the manifest of a store; verify: check every file, row and hash; merge: join stores of "
+        "one teacher and codec",
+    ),
+    argument("stores", nargs="+", type=Path, metavar="STORE", help="directory of a store"),
+    argument("--output", type=Path, help="directory of the joined store (merge)"),
+    JSON,
+)
+def store(options: argparse.Namespace) -> None:
+    """Show, check or join stores of teacher targets."""
+    from leadspan.tables import Block
+    from leadspan.teacher.manifest import read_joined
+
+    if (options.action == "merge") != (options.output is not None):
+        raise SettingsError(f"{options.action}: --output goes with merge, and merge needs it")
+    if options.json is not None and options.action != "inspect":
+        raise SettingsError(f"{options.action}: --json works with inspect only")
+    if options.action == "inspect":
+        manifests: dict[str, Any] = {}  # Any: plain values
+        blocks: list[Block] = []
+        for store in options.stores:
+            manifest = read_joined(store)
+            each = manifest.num_bytes / max(1, manifest.num_positions)
+            took = f"{manifest.seconds:,.0f} s" + (f", {manifest.flops:.3g} operations" if manifest.flops else "")
+            rows = {
+                "complete": "yes" if manifest.complete else "no: run `leadspan capture` again to continue",
+                "teacher": manifest.teacher + (f" at {manifest.teacher_revision}" if manifest.teacher_revision else ""),
+                "weights": manifest.weights_hash,
+                "tokenizer": manifest.tokenizer_hash,
+                "template": manifest.template_hash,
+                "codec": manifest.codec.model_dump_json(),
+                "engine": f"{manifest.engine}, {manifest.dtype}",
+                "temperatures": ", ".join(f"{t:g}" for t in manifest.temperatures),
+                "vocabulary": f"{manifest.num_tokens:,}",
+                "sequences": f"{manifest.num_sequences:,}",
+                "positions": f"{manifest.num_positions:,}",
+                "shards": f"{len(manifest.shards):,}",
+                "bytes": f"{manifest.num_bytes:,} ({each:.1f} a position)",
+                "capture": took,
+                "KL lost": "not measured" if manifest.kl_lost is None else f"{manifest.kl_lost:.3g} nats a position",
+                "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
+            }
+            manifests[str(store)] = manifest.model_dump(mode="json")
+            blocks.append(Block(str(store), (), tuple(rows.items())))
+        show(blocks, manifests, options.json)
+        return
+    # `inspect` needs no torch.
+    from leadspan.teacher.fill import merge_stores
+    from leadspan.teacher.store import TargetStore
+
+    if options.action == "verify":
+        for path in options.stores:
+            store = TargetStore(path)
+            shards = f"{len(store.manifest.shards):,} shard{'s' if len(store.manifest.shards) > 1 else ''}"
+            print_plain(f"{path}: {store.verify():,} rows in {shards} are whole")
+        return
+    merged = merge_stores(options.stores, options.output)
+    print_plain(f"store: {options.output}: {merged.num_sequences:,} sequences, {merged.num_positions:,} positions")

@@ -8,7 +8,6 @@ import json
 import re
 import string
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,34 +46,28 @@ _LOSS_STYLES = ((0.1, "dim"), (0.7, ""), (2.3, "yellow"), (4.6, "red"), (float("
 _MOST_SURPRISING = 8
 
 
-@dataclass(frozen=True, slots=True)
-class RecipeChoices:
-    """The user's choices for a recipe: traces by path or Hub name, models (no teacher: cross-entropy), a task."""
-
-    traces: str
-    student: Pretrained
-    teacher: Pretrained | None
-    task: dict[str, Any]  # Any: plain values
-    name: str
-
-
-def recipe_text(choices: RecipeChoices, schema: str) -> str:
-    """A recipe in YAML, with comments on the traces, the tokenizer and the machine; its first line names the schema.
-
-    Raises:
-        DataError: The traces cannot be read, or none of those looked at can be used.
-        ModelError: A model cannot be read, no chat template at hand keeps a chain of thought, or the two models have
-            different tokenizers.
-    """
+def recipe_text(
+    source: str, student: Pretrained, teacher: Pretrained | None, task: dict[str, Any], name: str, schema: str
+) -> str:
+    """A recipe in YAML, with comments on the traces, the tokenizer and the machine; its first line names the schema."""
     from leadspan.evaluation.sampling import window_of
     from leadspan.models.loading import load_config
 
-    traces, layout, counter = _read_sample(choices.traces)
-    renderer, whose = _renderer(choices)
-    if choices.teacher is not None:
-        teacher = load_tokenizer(choices.teacher.tokenizer_path)
+    traces, layout, counter = _read_sample(source)
+    # The first of the models' tokenizers and of the ways to render that keeps a chain of thought.
+    faults: list[ModelError] = []
+    models = {"student": student} | ({"teacher": teacher} if teacher else {})
+    for (role, model), turn in itertools.product(models.items(), ("template", "append")):
         try:
-            check_vocabulary(renderer.tokenizer, "teacher", teacher, None)
+            renderer, whose = Renderer(load_tokenizer(model.tokenizer_path), Rendering(assistant_turn=turn)), role
+            break
+        except ModelError as error:
+            faults.append(error)
+    else:
+        raise faults[0]
+    if teacher is not None:
+        try:
+            check_vocabulary(renderer.tokenizer, "teacher", load_tokenizer(teacher.tokenizer_path), None)
         except ModelError as error:
             raise ModelError(f"{error}; or leave the teacher out, and train on the traces alone") from None
     rendered = [(text, trace) for trace in traces if isinstance(text := renderer.render(trace), RenderedText)]
@@ -82,71 +75,58 @@ def recipe_text(choices: RecipeChoices, schema: str) -> str:
     lengths = sorted(len(tokens.input_ids) for tokens in renderer.tokenise(texts, uncut))
     if not lengths:
         raise ModelError(f"{renderer.name}: its chat template can render none of the {len(traces):,} traces looked at")
-    window = window_of(load_config(choices.student))
-    # The power of two above the length of 95 % of the traces.
+    window = window_of(load_config(student))
+    # The power of two above the length of 95 % of the traces; no longer than the window, as positions behind it were
+    # never trained.
     longest = 2 ** max(6, (lengths[int(0.95 * (len(lengths) - 1))] - 1).bit_length())
-    # No longer than the window: positions behind it were never trained.
     max_tokens = min(longest, window or longest)
-    columns = ", ".join(f"{role} in {column!r}" for role, column in layout.columns.items())
-    about_records = [f"  # {counter.num_read:,} records looked at: {columns}."]
-    for reason, number in counter.counts.most_common():
-        place = counter.examples[reason].place
-        about_records.append(f"  # {number:,} of them cannot be used: {reason}, e.g. {place}.")
+    about_lengths = (
+        f"  # The median of {len(lengths):,} traces is {lengths[len(lengths) // 2]:,} tokens, the longest is "
+        f"{lengths[-1]:,}; traces longer\n  # than max_tokens are left out and counted"
+    )
     template = string.Template((Path(__file__).parents[1] / "recipes/init/recipe.yaml").read_text("utf-8"))
     text = template.substitute(
         schema=schema,
-        name=_quoted(choices.name),
-        output=_quoted(f"runs/{choices.name}"),
-        records="\n".join(about_records),
-        train=f"{{path: {_quoted(choices.traces)}, format: {layout.form.name}}}",
-        lengths=f"  # The median of {len(lengths):,} traces is {lengths[len(lengths) // 2]:,} tokens, the longest is "
-        f"{lengths[-1]:,}; traces longer\n  # than max_tokens are left out and counted"
-        + (f" (the student's window: {window:,})." if window else "."),
+        name=_quoted(name),
+        output=_quoted(f"runs/{name}"),
+        train=f"{{path: {_quoted(source)}, format: {layout.form.name}}}",
+        lengths=about_lengths + (f" (the student's window: {window:,})." if window else "."),
         max_tokens=max_tokens,
-        task=_mapping(choices.task),
+        task=_quoted(task),
         max_new_tokens=max_tokens,
         thinking_budget=max_tokens // 2,
-        **_about(choices, renderer, whose),
+        **_about(models, layout, counter, renderer, whose),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
 def _read_sample(path: str) -> tuple[list[Trace], TraceLayout, RefusalCounter]:
-    """The first traces of a source, their layout, and how many records were refused."""
-    source = TraceSource(path=path)
+    """The first traces of a source, their most likely layout, and how many records were refused."""
+    source, counter = TraceSource(path=path), RefusalCounter()
     records = list(itertools.islice(read_records(source), NUM_SAMPLED))
     rows = [record for record in records if isinstance(record, Record)]
-    # What is refused is shown in the recipe, with an example.
-    counter = RefusalCounter()
     if not rows:
         for refusal in records:
             counter.add(refusal)
         counter.check(0.0, path)  # always raises: nothing usable was read
-    # The most likely layout; the recipe names it, so that a user can correct it.
+    # The recipe names the layout, so that a user can correct it.
     layout = detect(source, rows)[0]
-    items = (r if isinstance(r, Refusal) else parse(r.row, layout, r.place) for r in records)
-    traces = list(counter.usable(items))
+    traces = list(counter.usable(r if isinstance(r, Refusal) else parse(r.row, layout, r.place) for r in records))
     if not traces:
         counter.check(0.0, path)
     return traces, layout, counter
 
 
-def _renderer(choices: RecipeChoices) -> tuple[Renderer, str]:
-    """The first of the models' tokenizers and of the ways to render that keeps a chain of thought, and whose it is."""
-    faults: list[ModelError] = []
-    models = {"student": choices.student} | ({"teacher": choices.teacher} if choices.teacher else {})
-    for (role, model), turn in itertools.product(models.items(), ("template", "append")):
-        try:
-            return Renderer(load_tokenizer(model.tokenizer_path), Rendering(assistant_turn=turn)), role
-        except ModelError as error:
-            faults.append(error)
-    raise faults[0]
-
-
-def _about(choices: RecipeChoices, renderer: Renderer, whose: str) -> dict[str, str]:
-    """What the template of a recipe says of the tokenizer, the models, the loss and this machine."""
+def _about(
+    models: dict[str, Pretrained], layout: TraceLayout, counter: RefusalCounter, renderer: Renderer, whose: str
+) -> dict[str, str]:
+    """What the template of a recipe says of the traces, the tokenizer, the models, the loss and this machine."""
     import torch
 
+    columns = ", ".join(f"{role} in {column!r}" for role, column in layout.columns.items())
+    records = [f"  # {counter.num_read:,} records looked at: {columns}."]
+    for reason, number in counter.counts.most_common():
+        records.append(f"  # {number:,} of them cannot be used: {reason}, e.g. {counter.examples[reason].place}.")
     form, tokenizer = renderer.rendering, renderer.tokenizer
     sizes = [len(tokenizer(tag, add_special_tokens=False)["input_ids"]) for tag in (form.think_open, form.think_close)]  # pyright: ignore[reportArgumentType]  # a list of ids
     rendering = (
@@ -156,16 +136,15 @@ def _about(choices: RecipeChoices, renderer: Renderer, whose: str) -> dict[str, 
     if form.assistant_turn == "append":
         rendering += "\n  # The chat template drops a chain of thought, so that it renders the prompt alone."
         rendering += "\n  rendering: {assistant_turn: append}"
-    models: list[str] = []
-    if whose == "teacher" and choices.teacher is not None:
-        models.append("# The student's tokenizer has no chat template that keeps a chain of thought.")
-        models.append(f"tokenizer: {_quoted(choices.teacher.tokenizer_path)}")
-    for role, model in (("student", choices.student), ("teacher", choices.teacher)):
-        if model is not None:
-            values = model.model_dump(exclude_unset=True, exclude_none=True)
-            models.append(f"{role}: {_mapping({'kind': 'pretrained', **values})}")
+    about_models: list[str] = []
+    if whose == "teacher":
+        about_models.append("# The student's tokenizer has no chat template that keeps a chain of thought.")
+        about_models.append(f"tokenizer: {_quoted(models[whose].tokenizer_path)}")
+    for role, model in models.items():
+        values = model.model_dump(exclude_unset=True, exclude_none=True)
+        about_models.append(f"{role}: {_quoted({'kind': 'pretrained', **values})}")
     loss = "loss: {kl_weight: 0, temperature: 1}   # no teacher: cross-entropy"
-    if choices.teacher is not None:
+    if "teacher" in models:
         loss = "loss: {kl_weight: 0.5, temperature: 1}   # half KL from the teacher, half cross-entropy"
     if not torch.cuda.is_available():
         # As a comment: without a GPU here, the machine to plan for is not known.
@@ -180,15 +159,14 @@ def _about(choices: RecipeChoices, renderer: Renderer, whose: str) -> dict[str, 
         plan = f"plan: {{device: {key}, utilisation: 0.4}}   # --calibrate measures it instead"
         if key is None:  # described by what it says of itself; its speed is for the user to fill in
             plan = f"# plan: {{device: {{name: {_quoted(name)}, peak_tflops: ..., memory_gb: {memory / 1e9:.0f}}}}}"
-    return {"rendering": rendering, "models": "\n".join(models), "loss": loss, "plan": plan}
-
-
-def _mapping(values: dict[str, Any]) -> str:
-    return "{" + ", ".join(f"{key}: {_quoted(value)}" for key, value in values.items()) + "}"
+    texts = {"records": "\n".join(records), "models": "\n".join(about_models)}
+    return {**texts, "rendering": rendering, "loss": loss, "plan": plan}
 
 
 def _quoted(value: object) -> str:
     """A value as YAML has it in a flow mapping."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_quoted(inner)}" for key, inner in value.items()) + "}"
     text = str(value)
     # Some words and numbers look like text: `null`, `.5`.
     is_plain = _PLAIN.fullmatch(text) and parse_yaml(text, "a value") == text

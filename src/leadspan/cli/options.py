@@ -91,11 +91,7 @@ def recipe_file(
 
 
 def check_kind(path: Path, kind: str) -> None:
-    """Refuse a file of settings that is not of a kind (`recipe`, `study` or `world`), and belongs to another command.
-
-    Raises:
-        SettingsError: It cannot be read, or holds settings of another kind; names the command for these.
-    """
+    """Refuse a file of settings that is not a `recipe`, `study` or `world` as asked; names the command for its kind."""
     from leadspan.yaml_text import read_yaml_mapping
 
     keys = read_yaml_mapping(path).keys()
@@ -112,11 +108,8 @@ def read_recipe(
 ) -> "Recipe":
     """The recipe of `options.recipe` and `options.overrides`; the command reads its `required` parts, or all.
 
-    With `must_answer` a name of the Hub is refused when the Hub cannot be reached.
-
-    Raises:
-        SettingsError: A setting breaks a rule, or names something that does not exist or is not installed; names every
-            fault.
+    With `must_answer` a name of the Hub is refused when the Hub cannot be reached. The error names every setting that
+    breaks a rule, or names something that does not exist or is not installed.
     """
     # A mistyped path, and the file of another command, are reported before the slow import of the settings.
     check_kind(options.recipe, "recipe")
@@ -146,23 +139,17 @@ def read_recipe(
 
 
 def check_tasks(key: str, tasks: "Sequence[TaskSettings]") -> None:
-    """Refuse tasks whose problems cannot be read; `key` is the option or argument that names them.
-
-    Raises:
-        SettingsError: Names each, and for a benchmark how to read it from a file.
-    """
+    """Refuse tasks whose problems cannot be read; `key` is the option or argument that names them."""
     from leadspan.evaluation.settings import BENCHMARKS
 
     lines: list[str] = []
     for task in tasks:
         if task.generated is not None:
             continue
-        source = [Source(key, task.path, "dataset")]
-        if task.benchmark is not None and task.path == BENCHMARKS[task.benchmark]["path"]:
-            remedy = f"; for a local file of its problems write {task.benchmark}=FILE"
-            lines += [f"{line}{remedy}" for line in source_faults(source)]
-        else:
-            lines += source_faults(source, known_names=tuple(BENCHMARKS))
+        is_of_hub = task.benchmark is not None and task.path == BENCHMARKS[task.benchmark]["path"]
+        faults = source_faults([Source(key, task.path, "dataset")], known_names=() if is_of_hub else tuple(BENCHMARKS))
+        remedy = f"; for a local file of its problems write {task.benchmark}=FILE" if is_of_hub else ""
+        lines += [f"{line}{remedy}" for line in faults]
     if lines:
         raise SettingsError("\n  ".join([f"{len(lines)} task{'s' if len(lines) > 1 else ''} cannot be read", *lines]))
 
@@ -185,11 +172,7 @@ class ReadModel:
 
 
 def read_model(name: str, rendering: object = None) -> ReadModel:
-    """A run's student, or a model by directory or Hub name; `rendering` has settings that replace the run's.
-
-    Raises:
-        SettingsError: Neither exists.
-    """
+    """A run's student, or a model by directory or Hub name; `rendering` has settings that replace the run's."""
     from leadspan.data.settings import Rendering
     from leadspan.models.settings import Pretrained, pretrained_at
     from leadspan.results import RUN_FILE, load_run
@@ -245,11 +228,7 @@ def status_line(stage: str | None = None) -> Iterator[None]:
 
 
 def load_libraries() -> None:
-    """Import torch and Transformers, which takes seconds, and say so; only once the input is known to be valid.
-
-    Raises:
-        SettingsError: Python was started without docstrings, which Transformers builds classes from.
-    """
+    """Import torch and Transformers, which takes seconds, and say so; only once the input is known to be valid."""
     if sys.flags.optimize > 1:
         raise SettingsError("python -OO, or PYTHONOPTIMIZE=2: Transformers needs docstrings; use -O, or leave it out")
     with status_line("loading libraries"), interrupt_kept():

@@ -1,160 +1,40 @@
-"""What recipes make: the targets of a teacher, stored, shown and checked; a student; data for other programs."""
+"""Runs: one student, the trials of a study, the size that a claim needs, and the report on finished runs."""
 
 import argparse
-from dataclasses import asdict
+import itertools
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leadspan.cli.options import (
     JSON,
+    STANDARD_OUTPUT,
     argument,
+    check_kind,
     command,
+    console_beside,
     load_libraries,
     read_recipe,
     recipe_file,
     show,
     status_line,
 )
-from leadspan.errors import ModelError, SettingsError
+from leadspan.errors import ModelError, RunError, SettingsError
 from leadspan.sources import check_output
 from leadspan.text import print_plain
 
 if TYPE_CHECKING:
-    from leadspan.tables import Block
-    from leadspan.teacher.capture_plan import Estimate
-
-
-@command(
-    *recipe_file("YAML recipe; its section `capture` says what is stored and where"),
-    argument(
-        "--dry-run", action="store_true", help="print size, time and the KL lost to each codec on a sample, and stop"
-    ),
-    argument("--sample", type=int, default=1024, help="positions of the sample of a dry run (1024)"),
-    JSON,
-)
-def capture(options: argparse.Namespace) -> None:
-    """Run the teacher once over the traces of a recipe, and store its targets for every later run."""
-    from leadspan.recipe import check_capture
-
-    # One position has no standard error.
-    if options.sample < 2:
-        raise SettingsError(f"--sample {options.sample}: give at least 2 positions")
-    recipe = read_recipe(options, ["data", "student", "teacher"] if options.dry_run else ["data", "teacher"])
-    check_capture(recipe)
-    load_libraries()
-    from leadspan.pipeline.run import prepare_capture
-    from leadspan.ranks import process_state
-    from leadspan.status import report_status
-    from leadspan.teacher.capture import estimate_capture, load_teacher, run_capture
-
-    state = process_state()
-    with status_line("preparing data"):
-        job = prepare_capture(recipe)
-        if options.dry_run:
-            report_status("measuring a sample")
-            estimate = estimate_capture(job, load_teacher(job), options.sample)
-            shown = _block(estimate, estimate.positions_per_second * state.num_processes)
-            codecs = [{**asdict(row), "codec": row.codec.model_dump(mode="json")} for row in estimate.codecs]
-            values = {**asdict(estimate), "codecs": codecs}
-        else:
-            manifest = run_capture(job)
-            values, size = manifest.model_dump(mode="json"), manifest.num_bytes
-            each = size / max(1, manifest.num_positions)
-            shown = (
-                f"store: {job.directory}: {manifest.codec.label}, {manifest.num_sequences:,} sequences, "
-                f"{manifest.num_positions:,} positions, {size:,} bytes ({each:.1f} a position)"
-            )
-    if state.is_main_process:
-        show([shown], values, options.json, long_lines=True)
-
-
-def _block(estimate: "Estimate", speed: float) -> "Block":
-    """Size and KL lost of each codec, at `speed` positions a second of all ranks."""
-    from leadspan.status import duration
+    from leadspan.statistics.power import Claim
+    from leadspan.statistics.resampling import Scores
+    from leadspan.study.record import StudyRecord
+    from leadspan.study.settings import Study
     from leadspan.tables import Block
 
-    title = (
-        f"{estimate.num_sequences:,} sequences, {estimate.num_positions:,} positions; about "
-        f"{duration(estimate.num_positions / speed)} at {speed:,.0f} tokens/s with {estimate.codecs[0].codec.label}"
-    )
-    note = (
-        f"KL lost: of {estimate.kl:.4g} nats per position between teacher and untrained student, at temperature 1, on "
-        f"{estimate.sample_positions:,} positions; ± one standard error. The first codec is capture.codec."
-    )
-    rows = tuple(
-        (
-            row.codec.label,
-            f"{row.support:,.1f}",
-            f"{row.bytes_per_position:,.1f}",
-            f"{row.num_bytes / 1e9:,.3g} GB",
-            f"{row.kl_lost:.2g} ± {row.standard_error:.1g}",
-        )
-        for row in estimate.codecs
-    )
-    return Block(title, ("codec", "entries", "bytes a position", "store", "KL lost"), rows, note)
+DEFAULT_OUTPUTS = {"html": "report.html", "md": "report.md", "json": "report.json", "png": "report-figures"}
 
-
-@command(
-    argument(
-        "action",
-        choices=("inspect", "verify", "merge"),
-        help="inspect: print the manifest of a store; verify: check every file, row and hash; "
-        "merge: join stores of one teacher and codec",
-    ),
-    argument("stores", nargs="+", type=Path, metavar="STORE", help="directory of a store"),
-    argument("--output", type=Path, help="directory of the joined store (merge)"),
-    JSON,
-)
-def store(options: argparse.Namespace) -> None:
-    """Show, check or join stores of teacher targets."""
-    from leadspan.tables import Block
-    from leadspan.teacher.manifest import read_joined
-
-    if (options.action == "merge") != (options.output is not None):
-        raise SettingsError(f"{options.action}: --output goes with merge, and merge needs it")
-    if options.json is not None and options.action != "inspect":
-        raise SettingsError(f"{options.action}: --json works with inspect only")
-    if options.action == "inspect":
-        manifests: dict[str, Any] = {}  # Any: plain values
-        blocks: list[Block] = []
-        for store in options.stores:
-            manifest = read_joined(store)
-            each = manifest.num_bytes / max(1, manifest.num_positions)
-            took = f"{manifest.seconds:,.0f} s" + (f", {manifest.flops:.3g} operations" if manifest.flops else "")
-            rows = {
-                "complete": "yes" if manifest.complete else "no: run `leadspan capture` again to continue",
-                "teacher": manifest.teacher + (f" at {manifest.teacher_revision}" if manifest.teacher_revision else ""),
-                "weights": manifest.weights_hash,
-                "tokenizer": manifest.tokenizer_hash,
-                "template": manifest.template_hash,
-                "codec": manifest.codec.model_dump_json(),
-                "engine": f"{manifest.engine}, {manifest.dtype}",
-                "temperatures": ", ".join(f"{t:g}" for t in manifest.temperatures),
-                "vocabulary": f"{manifest.num_tokens:,}",
-                "sequences": f"{manifest.num_sequences:,}",
-                "positions": f"{manifest.num_positions:,}",
-                "shards": f"{len(manifest.shards):,}",
-                "bytes": f"{manifest.num_bytes:,} ({each:.1f} a position)",
-                "capture": took,
-                "KL lost": "not measured" if manifest.kl_lost is None else f"{manifest.kl_lost:.3g} nats a position",
-                "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
-            }
-            manifests[str(store)] = manifest.model_dump(mode="json")
-            blocks.append(Block(str(store), (), tuple(rows.items())))
-        show(blocks, manifests, options.json)
-        return
-    # `inspect` needs no torch.
-    from leadspan.teacher.fill import merge_stores
-    from leadspan.teacher.store import TargetStore
-
-    if options.action == "verify":
-        for path in options.stores:
-            store = TargetStore(path)
-            shards = f"{len(store.manifest.shards):,} shard{'s' if len(store.manifest.shards) > 1 else ''}"
-            print_plain(f"{path}: {store.verify():,} rows in {shards} are whole")
-        return
-    merged = merge_stores(options.stores, options.output)
-    print_plain(f"store: {options.output}: {merged.num_sequences:,} sequences, {merged.num_positions:,} positions")
+_FROM_RUNS = "; estimated where runs are given"
 
 
 @command(
@@ -209,53 +89,239 @@ def distill(options: argparse.Namespace) -> None:
 
 
 @command(
-    *recipe_file(),
-    argument("--output", type=Path, required=True, metavar="DIR", help="directory to write"),
-    argument(
-        "--what",
-        choices=("data", "tasks", "all"),
-        default="all",
-        help="the truncated training data, the evaluation tasks, or both (all)",
-    ),
-    argument("--model", help="model that the evaluation commands name (the student of the recipe's run)"),
+    *recipe_file("YAML file of the study", "the study's", "STUDY"),
+    argument("--dry-run", action="store_true", help="list trials and controls with their state, and stop"),
+    JSON,
 )
-def export(options: argparse.Namespace) -> None:
-    """Write a recipe's truncated traces and tasks for other programs: TRL, Axolotl, LLaMA-Factory, lm-eval,
-    lighteval.
-    """  # noqa: D205  # the line of the help
-    from leadspan.recipe import Part
+def study(options: argparse.Namespace) -> None:
+    """Run a study: one recipe varied along axes, over seeds, with its controls; complete trials are skipped."""
+    check_kind(options.recipe, "study")
+    from leadspan.settings import load_settings
+    from leadspan.study.settings import Study
 
-    check_output("--output", options.output)
-    sections: tuple[Part, ...] = ("data", "tasks")
-    recipe = read_recipe(options, sections if options.what == "all" else [s for s in sections if s == options.what])
+    study = load_settings(Study, options.recipe, options.overrides)
+    check_output("output", study.output)
+    check_kind(options.recipe.parent / study.recipe, "recipe")
+
     load_libraries()
-    from datasets import disable_progress_bars
+    from leadspan.study.record import trials_block
+    from leadspan.study.study import run_study
 
-    from leadspan.export.harness import export_tasks
-    from leadspan.export.trainers import export_data
-
-    # Bars of the library would stand between the lines that say what was written.
-    disable_progress_bars()
-    if options.what != "tasks":
-        data = export_data(recipe, options.output)
-        print_plain(
-            f"{data.num_train:,} training examples under {recipe.cut.label}: {data.num_tokens:,} tokens, "
-            f"{data.num_labels:,} labels; {data.num_validation:,} validation examples, uncut"
+    console = console_beside(options.json)
+    lines: list[str] = []
+    if options.dry_run:
+        record, lines = _planned(study, options.recipe)
+    else:
+        record = run_study(study, options.recipe, console)
+        for capture in record.captures:
+            positions = "" if capture.num_positions is None else f"; {capture.num_positions:,} positions"
+            size = "" if capture.num_bytes is None else f", {capture.num_bytes / 1e9:,.3g} GB"
+            took = "" if capture.seconds is None else f", captured once in {capture.seconds:,.0f} s"
+            lines.append(f"{capture.name}: served {capture.num_trials} trials{positions}{size}{took}")
+    failed = record.of_state("failed")
+    lines += [f"not made: {note}" for note in record.notes]
+    lines += [f"failed: {trial.title}: {trial.message}" for trial in failed]
+    show([trials_block(record), *lines], record.model_dump(mode="json"), options.json, long_lines=True)
+    # After table and JSON: a failed trial does not hold back the results of the others.
+    if failed and not options.dry_run:
+        raise RunError(
+            f"{len(failed)} of {len(record.trials)} trials failed, {failed[0].title} first; the same command tries "
+            "them again and keeps what is complete"
         )
-        for reason, number in {**data.counts.dropped, **data.left_out}.items():
-            print_plain(f"left out: {number:,} x {reason}")
-        print_plain("\n".join(f"wrote {file}" for file in data.files))
-    # A recipe without tasks is fine, unless tasks alone were asked for.
-    if options.what == "tasks" or (options.what == "all" and recipe.evaluation.tasks):
-        model = options.model or str(recipe.student_directory)
-        tasks = export_tasks(recipe, options.output / "tasks", model)
-        print_plain("\n".join(f"wrote {file}" for file in tasks.files))
-        print_plain(f"\nlm-evaluation-harness, in an environment that has leadspan too:\n  {tasks.harness}")
-        if tasks.lighteval:
-            print_plain(
-                f"lighteval, in an environment of its own, with its own prompts and graders:\n  {tasks.lighteval}"
-            )
-        if recipe.evaluation.sampling.thinking_budget is not None:
-            print_plain("neither closes thinking after sampling.thinking_budget; their figures are without one")
-        if tasks.without_lighteval:
-            print_plain(f"not among lighteval's tasks: {', '.join(tasks.without_lighteval)}")
+    if not options.dry_run:
+        console.print(shlex.join(["leadspan", "report", str(study.output)]), highlight=False, soft_wrap=True)
+
+
+def _planned(study: "Study", study_file: Path) -> "tuple[StudyRecord, list[str]]":
+    """The trials of a dry run with their state, and what they need: disk, and stores to capture."""
+    from leadspan.inputs import check_renderings
+    from leadspan.planning.tables import disk_of_study
+    from leadspan.study.study import plan_study, planned_record
+    from leadspan.study.trials import is_done
+
+    lines: list[str] = []
+    plan = plan_study(study, study_file, is_dry_run=True)
+    check_renderings(trial.recipe for trial in plan.trials)
+    record = planned_record(study, plan)
+    trials = [trial for trial in (*plan.before, *plan.trials) if trial.task == "distill" and not is_done(trial)]
+    # A cluster may run all of them at once.
+    at_once = study.executor.trials_at_once if study.executor.kind == "local" else len(trials)
+    if disk := disk_of_study([trial.recipe for trial in trials], at_once, study.keep_checkpoints):
+        lines.append(disk)
+    for store in plan.stores:
+        from leadspan.study.shared_stores import missing  # loads torch, for studies that have a store
+
+        job = None if all(map(is_done, plan.readers(store))) else missing(store, draws=False)
+        lines.append(f"{store.title}: serves {len(store.recipes)} trials; ")
+        if job is None:
+            lines[-1] += "nothing to capture"
+            continue
+        apart, positions = job.sequences.num_apart, sum(n - 1 for n in job.plan.lengths)
+        whose = f", {apart:,} of them for cuts that change the context" if apart else ""
+        if job.undrawn:
+            number, most = len(job.undrawn), sum(job.undrawn)
+            lines[-1] += f"{number:,} rollouts to draw, with at most {most:,} positions to capture; also "
+        lines[-1] += f"{len(job.sequences):,} sequences, {positions:,} positions to capture{whose}"
+    return record, lines
+
+
+@command(
+    argument("--claim", type=float, help="retention to show with the interval's lower end (0.91)"),
+    argument("--retention", type=float, help="true retention that is expected (0.95)" + _FROM_RUNS),
+    argument("--accuracy", type=float, help="accuracy of the full student (0.5)" + _FROM_RUNS),
+    argument("--between", type=float, help="share of the variance between problems (0.6)" + _FROM_RUNS),
+    argument("--correlation", type=float, help="correlation of the students' chances over problems (0.9)" + _FROM_RUNS),
+    argument("--seed-sd", type=float, help="standard deviation of accuracy between training seeds (0.01)" + _FROM_RUNS),
+    argument("--level", type=float, help="confidence level of the interval (0.95)"),
+    argument("--power", type=float, help="probability of showing the claim (0.8)"),
+    argument("--samples", type=int, nargs="+", default=[1, 4, 16, 64], help="samples per problem (1 4 16 64)"),
+    argument("--seeds", type=int, nargs="+", default=[1, 3, 5, 10, 20], help="seeds per student (1 3 5 10 20)"),
+    argument("--problems", type=int, nargs="+", default=[30, 60, 500, 1319], help="problems to judge (30 60 500 1319)"),
+    argument("--full", type=Path, nargs="+", metavar="RUN", help="finished runs of the full student"),
+    argument("--policy", type=Path, nargs="+", metavar="RUN", help="finished runs of the policy's student"),
+    argument("--task", help="task of the runs, where they have several"),
+    JSON,
+)
+def power(options: argparse.Namespace) -> None:
+    """Compute how many problems, samples and seeds a claim about retention needs."""
+    from leadspan.results import load_run
+    from leadspan.settings import validate
+    from leadspan.statistics.power import Claim, expected_from
+
+    # What is not given is estimated from runs, or has its default.
+    stated = {name: getattr(options, name) for name in Claim.model_fields if getattr(options, name) is not None}
+    if (options.full is None) != (options.policy is None):
+        raise SettingsError("power: --full and --policy go together; give finished runs of both students")
+    if min(*options.samples, *options.seeds, *options.problems, 1) < 1:
+        raise SettingsError("power: --samples, --seeds and --problems are numbers from 1 upwards")
+    scores: dict[str, list[Scores]] = {"policy": [], "full": []}
+    for side, of_side in scores.items():
+        for path in getattr(options, side) or ():
+            # With one task in the run there is no need to name it.
+            results = [result for result in load_run(path).evaluations if options.task in (None, result.task)]
+            if len(results) != 1:
+                raise RunError(f"{path}: {len(results)} evaluations match; name the task with --task")
+            of_side.append(results[0].correct)
+    is_measured = options.full is not None
+    claim = expected_from(**scores, stated=stated) if is_measured else validate(Claim, stated, "power")
+    parts, values = _sizes(claim, options.problems, options.samples, options.seeds)
+    show(parts, values, options.json)
+
+
+def _sizes(
+    claim: "Claim", problems: Sequence[int], samples: Sequence[int], seeds: Sequence[int]
+) -> "tuple[list[str | Block], dict[str, Any]]":
+    """The problems that a claim needs and what plans of these sizes can show, as shown and as plain values."""
+    from leadspan.statistics.power import chance_to_show, problems_needed, standard_error
+    from leadspan.tables import Block, percent
+
+    stated_claim = (
+        f"Claim: retention of at least {percent(claim.claim)}, with the lower end of a {percent(claim.level)} "
+        f"interval, shown with a probability of {percent(claim.power)}.\n"
+        f"Expected: retention {percent(claim.retention, 1)}, accuracy of the full student "
+        f"{percent(claim.accuracy, 1)}, {percent(claim.between)} of the variance between problems, "
+        f"correlation {claim.correlation:.2f}, accuracy varies by {100 * claim.seed_sd:.1f} points from seed to seed.\n"
+    )
+    needed, rows = [], list[tuple[str, ...]]()
+    for count in samples:
+        sizes = {number: problems_needed(claim, count, number) for number in seeds}
+        needed += [{"samples": count, "seeds": number, "problems": sizes[number]} for number in seeds]
+        rows.append((str(count), *("none" if sizes[n] is None else f"{sizes[n]:,}" for n in seeds)))
+    header = ("samples per problem", *("1 seed *" if number == 1 else f"{number} seeds" for number in seeds))
+    notes = (
+        "* about the two trained models only; the spread between seeds is left out\n"
+        "none: no number of problems is enough, because accuracy varies too much from seed to seed"
+    )
+    # All plans as values; as a table the fewest and the most samples, one seed and the fewest of several: one leaves
+    # the spread between seeds out.
+    every = list(itertools.product(problems, samples, seeds))
+    plans = {
+        plan: {
+            **dict(zip(("problems", "samples", "seeds"), plan, strict=True)),
+            "standard_error": standard_error(claim, *plan),
+            "chance": chance_to_show(claim, *plan),
+        }
+        for plan in every
+    }
+    counts = [count for count in samples if count in (min(samples), max(samples))]
+    few, many = min(seeds), min((number for number in seeds if number > 1), default=min(seeds))
+    shown: list[tuple[str, ...]] = []
+    for size, count, number in itertools.product(problems, counts, dict.fromkeys((few, many))):
+        error, chance = plans[size, count, number]["standard_error"], plans[size, count, number]["chance"]
+        mark = " *" if number == 1 else ""
+        shown.append((f"{size:,}", str(count), f"{number}{mark}", f"{error:.3f}", percent(chance)))
+    columns = ("problems", "samples", "seeds", "standard error of retention", "probability of showing the claim")
+    needed_block = Block("Problems needed", header, tuple(rows), num_text=0)
+    plans_block = Block("\nWhat a plan can show", columns, tuple(shown), num_text=0)
+    values = {"claim": claim.model_dump(mode="json"), "needed": needed, "plans": [plans[plan] for plan in every]}
+    return [stated_claim, needed_block, notes, plans_block], values
+
+
+@command(
+    argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run directory, a directory of them, or a study's directory"
+    ),
+    argument(
+        "--format",
+        choices=list(DEFAULT_OUTPUTS),
+        default="html",
+        help="html: the page; md: its tables; json: everything the page shows; png: its figures (extra `figures`)",
+    ),
+    argument(
+        "--output",
+        type=Path,
+        help="file to write, for png a directory (report.html, .md, .json, report-figures); - prints it",
+    ),
+    argument("--title", default="What the cut kept, and what it cost", help="title of the page"),
+    argument("--target", type=float, default=0.9, help="retention that a cut must reach, as a share (0.9)"),
+    argument(
+        "--cost",
+        choices=("time", "memory", "flops", "tokens", "energy", "money"),
+        default="time",
+        help="cost that orders the rows and the recommendation (time)",
+    ),
+    argument(
+        "--audit",
+        dest="audits",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="JSON of `leadspan audit` to show; audit.json in the given directories is found automatically",
+    ),
+    argument("--samples", type=int, default=4, help="problems shown side by side for each cut policy and task (4)"),
+)
+def report(options: argparse.Namespace) -> None:
+    """Compare runs: one self-contained HTML page, or its tables, figures and data for a paper."""
+    from leadspan.report.content import build_report
+    from leadspan.report.inputs import read_inputs
+    from leadspan.report.rows import COST_OPTIONS
+    from leadspan.report.write import print_report, report_text, write_report
+
+    # Before the runs are read, which may take long.
+    if not 0 < options.target <= 1:
+        raise SettingsError(f"--target {options.target}: must be a share above 0 and at most 1, such as 0.9")
+    is_printed = str(options.output) == STANDARD_OUTPUT
+    if is_printed and options.format == "png":
+        raise SettingsError("--output -: figures are files; give a directory, or another --format")
+    if options.samples < 0:
+        raise SettingsError(f"--samples {options.samples}: must be 0 or more")
+    output = options.output or Path(DEFAULT_OUTPUTS[options.format])
+    if not is_printed:
+        check_output("--output", output, is_directory=options.format == "png")
+    inputs = read_inputs(options.runs, options.audits)
+    report = build_report(inputs, options.title, options.target, COST_OPTIONS[options.cost], options.samples)
+    # With the report on standard output, the tables go to standard error.
+    print_report(report, console_beside(options.output))
+    for path in inputs.skipped:
+        print_plain(f"skipped: {path}: no run in it", error=is_printed)
+    # Always on standard error: what is left out must not go unseen.
+    for text in report.damaged:
+        print_plain(f"damaged, and left out: {text}", error=True)
+    for trial in (trial for study in report.studies for trial in study.trials if trial.state != "done"):
+        print_plain(f"missing: {trial.title}: {trial.message or trial.state}", error=is_printed)
+    if is_printed:
+        sys.stdout.write(report_text(report, options.format))
+        return
+    for path in write_report(report, output, options.format):
+        print_plain(f"report: {path}")

@@ -1,4 +1,4 @@
-"""What one starts with: demo, recipes, worlds, and completion of the keys of files and the words of commands."""
+"""What one starts with: the demo, recipes, a first look at records, worlds, and schemas of files."""
 
 import argparse
 import difflib
@@ -9,17 +9,20 @@ import shlex
 import string
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leadspan.cli.options import (
+    JSON,
     argument,
     check_kind,
     check_tasks,
     command,
+    console_beside,
     load_libraries,
     local_or_hub,
+    read_model,
+    read_recipe,
     recipe_file,
     show,
     status_line,
@@ -60,18 +63,6 @@ _ASKED = {
 }
 RECIPES = Path(__file__).parents[1] / "recipes"
 _FILES = ("recipe", "study", "world")
-_SHELLS = ("bash", "zsh", "fish")
-# `-o default` completes file names where no word fits.
-_BASH = """\
-_leadspan() {{
-  local word=${{COMP_WORDS[COMP_CWORD]}} words=
-  if [ "$COMP_CWORD" -eq 1 ]; then words="{commands}"; else case "${{COMP_WORDS[1]}}" in
-{cases}
-  esac; fi
-  COMPREPLY=($(compgen -W "$words" -- "$word"))
-}}
-complete -o default -F _leadspan leadspan"""
-_ZSH_START = "autoload -U +X compinit && compinit -i\nautoload -U +X bashcompinit && bashcompinit\n"
 
 
 def run_demo(directory: Path, seed: int, **sizes: int) -> "StudyRecord":
@@ -79,15 +70,8 @@ def run_demo(directory: Path, seed: int, **sizes: int) -> "StudyRecord":
 
     It is a study of a generated world (`recipes/demo`): a teacher trained on long problems; a small base trained on
     short ones, so that it knows how to finish; then one student for each policy, distilled from the teacher on long
-    traces. All are evaluated on the same held-out long problems. The demo prints only what it has measured.
-
-    Args:
-        directory: New directory for recipes, world, runs and `report.html`, or that of an interrupted demo.
-        seed: Seed of the world, the weights and the order of the examples.
-        sizes: Numbers that replace those of `SIZES`.
-
-    Raises:
-        RunError: The directory holds something else, or the teacher or the base could not be trained.
+    traces. All are evaluated on the same held-out long problems. The demo prints only what it has measured. The
+    directory is new or that of an interrupted demo; `sizes` replace those of `SIZES`.
     """
     from rich.text import Text
 
@@ -120,22 +104,13 @@ def run_demo(directory: Path, seed: int, **sizes: int) -> "StudyRecord":
     # The report shows complete runs alone.
     for trial in record.of_state("failed"):
         console.print(Text.assemble(("missing:", "red"), f" {trial.title}: {trial.message}"))
-    minutes = (time.monotonic() - start) / 60
-    console.print(
-        Text.assemble(f"\n{minutes:.1f} minutes. Report: ", (str(path), "bold"), " (one file, opens in any browser).")
-    )
+    took = f"\n{(time.monotonic() - start) / 60:.1f} minutes. Report: "
+    console.print(Text.assemble(took, (str(path), "bold"), " (one file, opens in any browser)."))
     return record
 
 
 def write_recipes(directory: Path, seed: int, **sizes: int) -> Path:
-    """Write the recipes of the demo into `recipes/` of a directory: new, empty, or that of the same demo.
-
-    Returns:
-        The file of the study.
-
-    Raises:
-        RunError: The directory holds something else.
-    """
+    """Write the recipes of the demo into a directory that is new, empty or of the same demo; returns the study's."""
     # The base gets another seed, so that its first weights are not the teacher's.
     quoted = json.dumps(str(directory), ensure_ascii=False)[1:-1]  # a path may hold what ends a string in YAML
     values = {"directory": quoted, "seed": seed, "base_seed": seed + 1, **SIZES, **sizes}
@@ -149,9 +124,8 @@ def write_recipes(directory: Path, seed: int, **sizes: int) -> Path:
     is_new = all(path in ours or path.match("recipes/.*.tmp") for path in directory.rglob("*"))
     for path, text in recipes.items():
         if path.read_text(encoding="utf-8") != text if path.exists() else not is_new:
-            raise RunError(
-                f"--output {directory}: it is not empty, and holds no demo of this seed; remove it, or give another"
-            )
+            fault = "it is not empty, and holds no demo of this seed; remove it, or give another"
+            raise RunError(f"--output {directory}: {fault}")
     for path, text in recipes.items():
         write_atomically(path, text)
     return directory / "recipes" / "study.yaml"
@@ -199,13 +173,12 @@ def init(options: argparse.Namespace) -> None:
     check_layout(TraceSource(path=options.traces))
 
     load_libraries()
-    from leadspan.cli.first_look import RecipeChoices, recipe_text
+    from leadspan.cli.first_look import recipe_text
 
     with status_line(f"looking at {options.traces} and {options.student}"):
         teacher = pretrained_at(options.teacher) if options.teacher else None
         name = options.name or options.output.stem
-        choices = RecipeChoices(options.traces, pretrained_at(options.student), teacher, task, name)
-        text = recipe_text(choices, SCHEMA_FILE)
+        text = recipe_text(options.traces, pretrained_at(options.student), teacher, task, name, SCHEMA_FILE)
     schema = options.output.with_name(SCHEMA_FILE)
     write_atomically(schema, json.dumps(json_schema(Recipe), indent=1) + "\n")
     write_atomically(options.output, text)  # last, since it is what the command asks not to be there
@@ -231,6 +204,38 @@ def _ask(options: argparse.Namespace) -> None:
             f"init: {' and '.join(missing)} missing; write leadspan init TRACES --student MODEL [--teacher MODEL], or "
             "run it on a terminal, where it asks"
         )
+
+
+@command(
+    *recipe_file(),
+    argument("--records", type=int, default=2, help="training records to show (2)"),
+    argument("--chars", type=int, default=400, help="characters shown of a long run (400); 0 shows all"),
+    argument("--loss", action="store_true", help="show the loss of every token of the uncut records"),
+    local_or_hub("--model", metavar="RUN", help="run or model that computes the loss (the recipe's student)"),
+    JSON,
+)
+def preview(options: argparse.Namespace) -> None:
+    """Show on real records what a recipe keeps and how it weighs it, before any training."""
+    if options.records < 0 or options.chars < 0:
+        raise SettingsError(f"--records {options.records} --chars {options.chars}: give numbers from 0 upwards")
+    recipe = read_recipe(options, ["data", "student"] if options.loss else ["data"])
+    student = read_model(options.model).model if options.model else recipe.student
+    load_libraries()
+    from leadspan.cli.first_look import counts_block, loss_panels, record_panels
+    from leadspan.inputs import prepare_data
+    from leadspan.traces.read import tags_warning
+
+    with status_line("preparing data"):
+        data = prepare_data(recipe)
+    form = recipe.data.rendering
+    if warning := tags_warning(recipe.data.train, (form.think_open, form.think_close)):
+        print_plain(f"warning: {warning}", error=True)
+    counts = {"counts": data.examples.counts.model_dump(mode="json"), "left_out": data.splits.left_out}
+    if options.loss:
+        show(loss_panels(recipe, data, student, options.records), counts, options.json)
+        return
+    panels = record_panels(data, options.records, options.chars, console_beside(options.json).color_system is not None)
+    show([*panels, counts_block(recipe.cut.label, data)], counts, options.json)
 
 
 @command(
@@ -273,9 +278,7 @@ def recipes(options: argparse.Namespace) -> None:
         print_plain(f"wrote {path}")
 
 
-@command(
-    *recipe_file("YAML file of the world's sets of problems", "the file's", "WORLD"),
-)
+@command(*recipe_file("YAML file of the world's sets of problems", "the file's", "WORLD"))
 def world(options: argparse.Namespace) -> None:
     """Write the files of a generated world: traces to train on, held-out problems, a tokenizer."""
     check_kind(options.recipe, "world")
@@ -297,9 +300,7 @@ def world(options: argparse.Namespace) -> None:
     show([block, f"world: {files.output}"], None, None, long_lines=True)
 
 
-@command(
-    argument("file", nargs="?", choices=_FILES, default="recipe", help="kind of file (recipe)"),
-)
+@command(argument("file", nargs="?", choices=_FILES, default="recipe", help="kind of file (recipe)"))
 def schema(options: argparse.Namespace) -> None:
     """Print the JSON schema of recipes, studies or worlds, with which editors complete keys and mark faults."""
     from leadspan.recipe import Recipe
@@ -309,33 +310,3 @@ def schema(options: argparse.Namespace) -> None:
 
     kinds: dict[str, type[Settings]] = dict(zip(_FILES, (Recipe, Study, WorldFiles), strict=True))
     print(json.dumps(json_schema(kinds[options.file]), indent=1))
-
-
-@command(
-    argument("shell", choices=_SHELLS, help="bash, zsh, or fish: leadspan completion fish | source"),
-)
-def completion(options: argparse.Namespace) -> None:
-    """Print a script for shell completion of commands and options: `source <(leadspan completion bash)`."""
-    from leadspan.cli import build_parser
-
-    actions = build_parser()._actions  # argparse has no public way to the commands of a parser
-    commands = next(action.choices for action in actions if isinstance(action, argparse._SubParsersAction))
-    if options.shell == "fish":
-        for name, parser in commands.items():
-            summary = (parser.description or "").splitlines()[0].replace("'", "")
-            print_plain(f"complete -c leadspan -n __fish_use_subcommand -f -a {name} -d '{summary}'")
-            for word in _words(parser):
-                kind = f"-l {word[2:]}" if word.startswith("--") else f"-a {word}"
-                print_plain(f"complete -c leadspan -n '__fish_seen_subcommand_from {name}' {kind}")
-        return
-    cases = (f'    {name}) words="{" ".join(_words(parser))}" ;;' for name, parser in commands.items())
-    script = _BASH.format(commands=" ".join(commands), cases="\n".join(cases))
-    print_plain((_ZSH_START if options.shell == "zsh" else "") + script)
-
-
-def _words(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """Options, and the choices of positional arguments."""
-    for action in parser._actions:
-        # Long options alone: short ones need no completion.
-        yield from (option for option in action.option_strings if option.startswith("--"))
-        yield from () if action.option_strings else (str(choice) for choice in action.choices or ())

@@ -1,4 +1,4 @@
-"""A trained student: evaluated on tasks, asked for answers side by side or in a conversation, described, uploaded."""
+"""A trained student: evaluated, asked, described, uploaded; and the data and tasks of a recipe for other programs."""
 
 import argparse
 import re
@@ -16,6 +16,8 @@ from leadspan.cli.options import (
     load_libraries,
     local_or_hub,
     read_model,
+    read_recipe,
+    recipe_file,
     setting,
     show,
     status_line,
@@ -25,8 +27,8 @@ from leadspan.sources import check_output
 from leadspan.text import print_plain
 
 if TYPE_CHECKING:
-    from leadspan.evaluation.samples import StoredSample
     from leadspan.evaluation.settings import EvaluationSettings, SamplingSettings
+    from leadspan.evaluation.subject import StoredSample
 
 # Far fewer than in an evaluation: someone waits for the answer.
 MAX_NEW_TOKENS = 1024
@@ -66,10 +68,10 @@ def evaluate(options: argparse.Namespace) -> None:
     check_output("--output", options.output)
     evaluated, settings = read_evaluation(options)
     load_libraries()
-    from leadspan.environment import environment
     from leadspan.evaluation.evaluate import evaluate_model
     from leadspan.hub import write_card
     from leadspan.pipeline.directory import claimed
+    from leadspan.processes import environment
     from leadspan.report.write import run_summary
     from leadspan.results import RUN_FILE, RunResult, save_run
     from leadspan.training.result import STUDENT_DIR
@@ -80,16 +82,14 @@ def evaluate(options: argparse.Namespace) -> None:
         if (options.output / RUN_FILE).exists():
             raise RunError(f"--output {options.output}: it holds a finished run; give another directory")
         with status_line():
-            results = evaluate_model(
-                evaluated.model, evaluated.tokenizer, evaluated.rendering, settings, options.output
-            )
+            model = (evaluated.model, evaluated.tokenizer, evaluated.rendering)
+            results = evaluate_model(*model, settings, options.output)
         record = {"environment": environment(settings.sampling.seed), "evaluations": results}
         if trained is not None:
             result = trained.model_copy(update=record | ({"label": options.label} if options.label else {}))
         else:
             label = options.label or Path(options.model).name or Path(options.model).resolve().name  # `.` has no name
-            seed = settings.sampling.seed
-            result = RunResult(name=label, label=label, role="base", seed=seed, recipe=None, **record)
+            result = RunResult(name=label, label=label, role="base", seed=settings.sampling.seed, recipe=None, **record)
         save_run(result, options.output)
         if trained is not None and (Path(options.model) / STUDENT_DIR).is_dir() and trained.train is not None:
             # The card shows every task of the student, with its latest result.
@@ -117,9 +117,8 @@ def read_evaluation(options: argparse.Namespace) -> "tuple[ReadModel, Evaluation
     evaluated = read_model(options.model, values.pop("rendering", None))
     # A student hears the system message that it was compared under in its own run.
     recipe = evaluated.run.recipe if evaluated.run else None
-    settings = validate(
-        EvaluationSettings, {"system": recipe.evaluation.system if recipe else "", **values}, "settings"
-    )
+    values = {"system": recipe.evaluation.system if recipe else "", **values}
+    settings = validate(EvaluationSettings, values, "settings")
     check_tasks("TASK", settings.tasks)
     return evaluated, settings
 
@@ -192,10 +191,7 @@ def how_it_ended(sample: "StoredSample") -> str:
     return f"{sample.drawn.num_tokens:,} tokens, {ended}{loops}{thinks}"
 
 
-@command(
-    local_or_hub("model", metavar="RUN", help="run directory, model directory or Hub name"),
-    *_SAMPLING,
-)
+@command(local_or_hub("model", metavar="RUN", help="run directory, model directory or Hub name"), *_SAMPLING)
 def chat(options: argparse.Namespace) -> None:
     """Talk to trained students on the terminal; /new starts a new conversation, Ctrl-D ends."""
     models, settings, begin = _read(options)
@@ -209,7 +205,7 @@ def chat(options: argparse.Namespace) -> None:
     while (line := _line()) is not None:
         if line == "/new":
             turns = {name: list(begin) for name in subjects}
-        if not line or line == "/new":
+        if line in ("", "/new"):
             continue
         for name, subject in subjects.items():
             turns[name].append({"role": "user", "content": line})
@@ -225,9 +221,8 @@ def chat(options: argparse.Namespace) -> None:
             if len(subjects) > 1:
                 console.print(name, style="bold", highlight=False)
             console.print(answer.drawn.text, highlight=False)
-            console.print(
-                f"({'thinking closed: ' if closed else ''}{how_it_ended(answer)})", style="dim", highlight=False
-            )
+            ended = f"({'thinking closed: ' if closed else ''}{how_it_ended(answer)})"
+            console.print(ended, style="dim", highlight=False)
             # The thinking is left out of the next prompt, as chat templates leave it out.
             said = answer.drawn.text.rpartition(subject.renderer.rendering.think_close)[2].strip()
             turns[name].append({"role": "assistant", "content": said})
@@ -268,18 +263,16 @@ def card(options: argparse.Namespace) -> None:
         raise RunError(f"{options.run}: it has trained no student; give the directory of a `leadspan distill`")
     evaluations = {evaluation.task: evaluation for evaluation in result.evaluations}
     for directory in options.evaluated:
-        reference = load_run(directory)
-        if reference.recipe != result.recipe:
-            raise RunError(
-                f"{directory}: it evaluates a run other than {options.run}; give the output of `evaluate RUN`"
-            )
+        later = load_run(directory)
+        if later.recipe != result.recipe:
+            text = f"{directory}: it evaluates a run other than {options.run}; give the output of `evaluate RUN`"
+            raise RunError(text)
         # A later evaluation of a task replaces the one at the end of training.
-        evaluations |= {evaluation.task: evaluation for evaluation in reference.evaluations}
+        evaluations |= {evaluation.task: evaluation for evaluation in later.evaluations}
     full = load_run(options.full) if options.full else None
     if full is not None and not isinstance(full.policy, Full):
-        raise RunError(
-            f"--full {options.full}: its student was not trained on uncut traces; give one whose cut is full"
-        )
+        text = f"--full {options.full}: its student was not trained on uncut traces; give one whose cut is full"
+        raise RunError(text)
     shown = result.model_copy(update={"evaluations": list(evaluations.values())})
     # These import torch, which waits until the runs are known to be there.
     from leadspan.hub import write_card
@@ -308,3 +301,51 @@ def push(options: argparse.Namespace) -> None:
         # Without --private the Hub's own default holds for a new repository.
         commit = push_student(options.run / STUDENT_DIR, options.name, options.private or None)
     print_plain(f"pushed: {commit}")
+
+
+@command(
+    *recipe_file(),
+    argument("--output", type=Path, required=True, metavar="DIR", help="directory to write"),
+    argument(
+        "--what",
+        choices=("data", "tasks", "all"),
+        default="all",
+        help="the truncated training data, the evaluation tasks, or both (all)",
+    ),
+    argument("--model", help="model that the evaluation commands name (the student of the recipe's run)"),
+)
+def export(options: argparse.Namespace) -> None:
+    """Write a recipe's truncated traces and tasks for other programs: TRL, Axolotl, LLaMA-Factory, lm-eval,
+    lighteval.
+    """  # noqa: D205  # the line of the help
+    check_output("--output", options.output)
+    recipe = read_recipe(options, ["data", "tasks"] if options.what == "all" else [options.what])
+    load_libraries()
+    from datasets import disable_progress_bars
+
+    from leadspan.export.harness import export_tasks
+    from leadspan.export.trainers import export_data
+
+    # Bars of the library would stand between the lines that say what was written.
+    disable_progress_bars()
+    if options.what != "tasks":
+        data = export_data(recipe, options.output)
+        print_plain(
+            f"{data.num_train:,} training examples under {recipe.cut.label}: {data.num_tokens:,} tokens, "
+            f"{data.num_labels:,} labels; {data.num_validation:,} validation examples, uncut"
+        )
+        for reason, number in {**data.counts.dropped, **data.left_out}.items():
+            print_plain(f"left out: {number:,} x {reason}")
+        print_plain("\n".join(f"wrote {file}" for file in data.files))
+    # A recipe without tasks is fine, unless tasks alone were asked for.
+    if options.what == "tasks" or (options.what == "all" and recipe.evaluation.tasks):
+        tasks = export_tasks(recipe, options.output / "tasks", options.model or str(recipe.student_directory))
+        print_plain("\n".join(f"wrote {file}" for file in tasks.files))
+        print_plain(f"\nlm-evaluation-harness, in an environment that has leadspan too:\n  {tasks.harness}")
+        if tasks.lighteval:
+            print_plain("lighteval, in an environment of its own, with its own prompts and graders:")
+            print_plain(f"  {tasks.lighteval}")
+        if recipe.evaluation.sampling.thinking_budget is not None:
+            print_plain("neither closes thinking after sampling.thinking_budget; their figures are without one")
+        if tasks.without_lighteval:
+            print_plain(f"not among lighteval's tasks: {', '.join(tasks.without_lighteval)}")

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -41,34 +42,21 @@ _CACHE = "cache" if "cache" in GenerateDecoderOnlyOutput.__dataclass_fields__ el
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One sample to draw.
+    """One sample to draw."""
 
-    Attributes:
-        prompt: Prompt text with the generation header.
-        key: Problem and sample number; seeds the sample's random stream together with the settings' seed.
-        begun: Token ids of the answer that are there already and are continued; they count as new tokens.
-    """
-
-    prompt: str
-    key: str
-    begun: tuple[int, ...] = ()
+    prompt: str  # with the generation header
+    key: str  # problem and sample number; seeds the sample's random stream together with the settings' seed
+    begun: tuple[int, ...] = ()  # token ids of the answer that is continued; they count as new tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One generated text.
+    """One generated text."""
 
-    Attributes:
-        text: New text, special tokens kept, the end-of-turn token left out.
-        num_tokens: New tokens, the end-of-turn token included.
-        finish_reason: `stop`: an end-of-turn token; `length`: the cap or the window.
-        loops: Whether a run of `LOOP_TOKENS` tokens occurs `LOOP_REPEATS` times or more.
-    """
-
-    text: str
-    num_tokens: int
-    finish_reason: Literal["stop", "length"]
-    loops: bool
+    text: str  # special tokens kept, the end-of-turn token left out
+    num_tokens: int  # the end-of-turn token included
+    finish_reason: Literal["stop", "length"]  # an end-of-turn token; the cap or the window
+    loops: bool  # whether a run of `LOOP_TOKENS` tokens occurs `LOOP_REPEATS` times or more
 
 
 Generate = Callable[[Sequence[Request]], Iterator[dict[int, Sample]]]
@@ -76,23 +64,21 @@ Generate = Callable[[Sequence[Request]], Iterator[dict[int, Sample]]]
 
 
 def seed_of(key: str, seed: int) -> int:
-    """Seed of one sample's random stream, 63 bits."""
-    # 63 bits: generators take signed 64-bit seeds.
+    """Seed of one sample's random stream, 63 bits: generators take signed 64-bit seeds."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8], "big") >> 1
 
 
-def budgets(requests: Sequence[Request], prompts: Sequence[Sequence[int]], window: int | None, most: int) -> list[int]:
-    """New tokens that may still be drawn for each request: `most` minus those begun, or what fits the window.
+def prompts_and_caps(
+    tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], window: int | None, most: int
+) -> tuple[list[list[int]], list[int]]:
+    """Token ids of each request, with those of an answer that is continued, and the new tokens that may still be drawn.
 
-    Args:
-        requests: The requests.
-        prompts: Their token ids, with those of an answer that is continued.
-        window: Positions of the model, where it has a limit.
-        most: Cap on new tokens.
+    These are `most` minus those begun, or what fits the window.
 
     Raises:
         EvaluationError: A prompt leaves no room for a new token; prompts are never cut.
     """
+    prompts = [[*encode(tokenizer, request.prompt), *request.begun] for request in requests]
     for request, prompt in zip(requests, prompts, strict=True):
         if window is not None and len(prompt) >= window:
             raise EvaluationError(
@@ -103,7 +89,9 @@ def budgets(requests: Sequence[Request], prompts: Sequence[Sequence[int]], windo
                 f"window {window}, so that none is left for an answer; lower sampling.thinking_budget"
             )
     caps = [most - len(request.begun) for request in requests]
-    return caps if window is None else [min(cap, window - len(p)) for cap, p in zip(caps, prompts, strict=True)]
+    if window is not None:
+        caps = [min(cap, window - len(prompt)) for cap, prompt in zip(caps, prompts, strict=True)]
+    return prompts, caps
 
 
 def to_sample(tokenizer: PreTrainedTokenizerBase, new_ids: Sequence[int], stop_token_ids: Sequence[int]) -> Sample:
@@ -167,6 +155,7 @@ class SeededSampling(LogitsProcessor):
         if settings.top_p < 1:
             self.filters.append(TopPLogitsWarper(settings.top_p))
         self.generators = [torch.Generator(device).manual_seed(seed_of(key, settings.seed)) for key in keys]
+        self.rows = list(range(len(keys)))  # those of the batch, which rows leave when they have ended
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Of each row of scores `[rows, V]` a 1 at the token drawn, at temperature and after filters, else 0."""
@@ -178,38 +167,24 @@ class SeededSampling(LogitsProcessor):
         masses = (scores - scores.amax(-1, keepdim=True)).exp_()
         # One number a row: as many as there are tokens, as Gumbel noise takes, cost more than the model where it is
         # small and its vocabulary large.
-        shares = [torch.rand(1, dtype=torch.float64, device=g.device, generator=g) for g in self.generators]
+        generators = [self.generators[row] for row in self.rows]
+        shares = [torch.rand(1, dtype=torch.float64, device=g.device, generator=g) for g in generators]
         chosen = tokens_at(masses, torch.stack(shares))
         if self.log_probs is not None:
-            for row, value in zip(self.log_probs, scores.log_softmax(-1).gather(1, chosen).tolist(), strict=True):
-                row += value
+            for row, value in zip(self.rows, scores.log_softmax(-1).gather(1, chosen).tolist(), strict=True):
+                self.log_probs[row] += value
         return masses.zero_().scatter_(1, chosen, 1.0)
 
-    def keep_rows(self, rows: Sequence[int]) -> None:
-        """Keep only these rows of the batch."""
-        self.generators = [self.generators[row] for row in rows]
-        if self.log_probs is not None:
-            self.log_probs = [self.log_probs[row] for row in rows]
 
+@dataclass
+class UsableScores(LogitsProcessor):
+    """Leaves out the rows that pad an output head beyond the tokenizer's tokens; refuses a model that computes NaN."""
 
-class OnlyFirst(LogitsProcessor):
-    """Leaves out the rows that pad an output head beyond the tokenizer's tokens."""
-
-    def __init__(self, num_tokens: int):
-        self.num_tokens = num_tokens
+    num_tokens: int | None  # of the tokenizer; None keeps all rows
+    is_checked: bool = False
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores `[rows, num_tokens]`."""
-        return scores[:, : self.num_tokens]
-
-
-class RefuseNan(LogitsProcessor):
-    """Refuses a model whose first logits hold NaN, of which the largest is nobody's choice."""
-
-    is_checked = False
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """The scores, as they are."""
         # Once in a batch: a look at every step would wait for the device.
         if not self.is_checked and scores.isnan().any():
             raise EvaluationError(
@@ -217,7 +192,7 @@ class RefuseNan(LogitsProcessor):
                 "sample in float32 (sampling.precision)"
             )
         self.is_checked = True
-        return scores
+        return scores[:, : self.num_tokens]
 
 
 def generate(
@@ -233,8 +208,7 @@ def generate(
         EvaluationError: A prompt leaves no room for a new token in the model's window; nothing has been drawn. Or the
             model computes NaN.
     """
-    prompts = prompt_ids(tokenizer, requests)
-    caps = budgets(requests, prompts, window_of(model.config), settings.max_new_tokens)
+    prompts, caps = prompts_and_caps(tokenizer, requests, window_of(model.config), settings.max_new_tokens)
     for indices in batches_of_like_length(prompts, settings.batch_size):
         keys = [requests[i].key for i in indices]
         batch_caps = [caps[i] for i in indices]
@@ -245,11 +219,6 @@ def generate(
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a text as it is: templates bring their special tokens along."""
     return cast(list[int], tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request]) -> list[list[int]]:
-    """Token ids of the prompts, each with those of the answer that is continued."""
-    return [[*encode(tokenizer, request.prompt), *request.begun] for request in requests]
 
 
 @torch.inference_mode()
@@ -278,20 +247,20 @@ def draw(
         log_probs: One list per row, to which the log-probability of each drawn token is appended.
     """
     pad, stops = stop_token_ids[0], set(stop_token_ids)  # any id may pad: padded positions are masked
-    ids, mask = _padded_left(prompts, pad, model.device)
+    rows_of_ids = [torch.tensor(prompt, dtype=torch.long, device=model.device) for prompt in prompts]
+    ids = pad_sequence(rows_of_ids, batch_first=True, padding_value=pad, padding_side="left")
+    mask = pad_sequence(list(map(torch.ones_like, rows_of_ids)), batch_first=True, padding_side="left")
     sampling = SeededSampling(keys, settings, model.device, log_probs) if settings.temperature > 0 else None
-    only_tokens = [] if num_tokens is None else [OnlyFirst(num_tokens)]
-    processors = LogitsProcessorList([RefuseNan(), *only_tokens, *([] if sampling is None else [sampling])])
+    processors = LogitsProcessorList([UsableScores(num_tokens), *([] if sampling is None else [sampling])])
     new: list[list[int]] = [[] for _ in prompts]
     rows, cache, portion, start = list(range(len(prompts))), None, PORTION, time.perf_counter()
-    window = window_of(model.config)
-    config = GenerationConfig(
+    # The model's own too: else unset fields would come from the one shipped with the weights.
+    model.generation_config = config = GenerationConfig(
         do_sample=False, eos_token_id=[*stops], pad_token_id=pad, use_cache=True, return_dict_in_generate=True
     )
-    model.generation_config = config  # else unset fields would come from the one shipped with the weights
     while rows:
         most = max(caps[row] - len(new[row]) for row in rows)
-        if window is not None:  # of the longest row: a model with learned positions has none beyond it
+        if window := window_of(model.config):  # of the longest row: a model with learned positions has none beyond it
             most = min(most, max(1, window - max(len(prompts[row]) + len(new[row]) for row in rows)))
         config.max_new_tokens = min(portion, most)
         output = cast(Any, model).generate(
@@ -309,18 +278,10 @@ def draw(
             portion = settings.max_new_tokens
         elif len(going) < len(rows):
             cache.reorder_cache(torch.tensor(going, dtype=torch.long, device=model.device))
-        if sampling is not None:
-            sampling.keep_rows(going)
         rows = [rows[i] for i in going]
+        if sampling is not None:
+            sampling.rows = rows
     return new
-
-
-def _padded_left(prompts: list[list[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids [rows, longest] and their mask, each row at the right end."""
-    longest = max(map(len, prompts))
-    ids = [[pad] * (longest - len(prompt)) + prompt for prompt in prompts]
-    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
 def batches_of_like_length(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:

@@ -29,6 +29,7 @@ LETTER = "Please reason step by step, and put the letter of the right choice wit
 
 _AIME: dict[str, Any] = {"instruction": BOXED, "samples_per_problem": 64}
 _CHOICE: dict[str, Any] = {"instruction": LETTER, "grader": "choice"}
+_VALIDATION: dict[str, Any] = {**_CHOICE, "split": "validation"}
 _LABELLED: dict[str, Any] = {**_CHOICE, "answer": "answerKey", "choices": {"columns": ["choices"]}}
 
 BENCHMARKS: dict[str, dict[str, Any]] = {
@@ -71,42 +72,37 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
     "commonsense_qa": {**_LABELLED, "path": "tau/commonsense_qa", "split": "validation"},
     "openbookqa": {**_LABELLED, "path": "allenai/openbookqa", "subset": "main", "problem": "question_stem"},
     "hellaswag": {
-        **_CHOICE,
+        **_VALIDATION,
         "path": "Rowan/hellaswag",
-        "split": "validation",
         "problem": "Which choice continues this text best?\n\n{ctx}",
         "answer": "label",
         "choices": {"columns": ["endings"]},
     },
     "piqa": {
-        **_CHOICE,
+        **_VALIDATION,
         "path": "baber/piqa",
-        "split": "validation",
         "problem": "goal",
         "answer": "label",
         "choices": {"columns": ["sol1", "sol2"]},
     },
     "siqa": {
-        **_CHOICE,
+        **_VALIDATION,
         "path": "lighteval/siqa",
-        "split": "validation",
         "problem": "{context}\n{question}",
         "answer": "label",
         "choices": {"columns": ["answerA", "answerB", "answerC"], "first": 1},
     },
     "winogrande": {
-        **_CHOICE,
+        **_VALIDATION,
         "path": "allenai/winogrande",
         "subset": "winogrande_xl",
-        "split": "validation",
         "problem": "Which choice fits the gap (_) in this sentence?\n\n{sentence}",
         "answer": "answer",
         "choices": {"columns": ["option1", "option2"], "first": 1},
     },
     "boolq": {
-        **_CHOICE,
+        **_VALIDATION,
         "path": "google/boolq",
-        "split": "validation",
         "problem": "{passage}\n\nQuestion: {question}?",
         "answer": "answer",
         "choices": {"texts": ["no", "yes"]},

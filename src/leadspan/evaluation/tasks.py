@@ -51,21 +51,13 @@ _STATED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One problem of a task.
+    """One problem of a task."""
 
-    Attributes:
-        problem_id: Hash of problem and reference answer; a repeated problem has its number appended.
-        text: The prompt text, instruction included.
-        gold: Reference answer; the letter of the right choice where there are choices.
-        choices: What the choices say, `A` first.
-        entry: For a problem of reasoning-gym: the entry of its data set, for its verifier.
-    """
-
-    problem_id: str
-    text: str
-    gold: str
-    choices: tuple[str, ...] = ()
-    entry: str = ""
+    problem_id: str  # hash of problem and reference answer; a repeated problem has its number appended
+    text: str  # of the prompt, instruction included
+    gold: str  # reference answer; the letter of the right choice where there are choices
+    choices: tuple[str, ...] = ()  # what they say, `A` first
+    entry: str = ""  # for a problem of reasoning-gym: the entry of its data set, for its verifier
 
 
 def load_task(settings: TaskSettings) -> list[Problem]:
@@ -298,17 +290,14 @@ def choice_grade(item: GradeItem) -> Verdict:
     box = (last_boxed(text) or "").strip() or None
     committed = box if item.finished and not thinks_to_the_end(item.text) else None
     letter = None if box is None else _letter_of(box, item.choices)
-    strict = "no_answer" if committed is None else _judge(letter, item.gold)
+    judged: dict[str | None, Outcome] = {None: "unparsed", item.gold: "right"}
+    strict = "no_answer" if committed is None else judged.get(letter, "wrong")
     if letter is None:
         # The last statement counts: a text may weigh several choices first.
         stated = [named or final for named, final in _STATED.findall(text[-_LONGEST:])]
         letter = stated[-1] if stated else _letter_of(text, item.choices) if box is None else None
-    flexible = "no_answer" if letter is None and box is None else _judge(letter, item.gold)
+    flexible = "no_answer" if letter is None and box is None else judged.get(letter, "wrong")
     return Verdict(strict, flexible, committed)
-
-
-def _judge(letter: str | None, gold: str) -> Outcome:
-    return "unparsed" if letter is None else "right" if letter == gold else "wrong"
 
 
 def _letter_of(answer: str, choices: Sequence[str]) -> str | None:

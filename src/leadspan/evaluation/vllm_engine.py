@@ -14,7 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from leadspan.errors import EvaluationError
-from leadspan.evaluation.sampling import Request, Sample, budgets, prompt_ids, seed_of, to_sample
+from leadspan.evaluation.sampling import Request, Sample, prompts_and_caps, seed_of, to_sample
 from leadspan.evaluation.settings import SamplingSettings, Vllm
 from leadspan.models.settings import Pretrained
 
@@ -72,8 +72,7 @@ def generate(
     Raises:
         EvaluationError: A prompt leaves no room for a new token, or vLLM did not finish every one.
     """
-    prompts = prompt_ids(tokenizer, requests)
-    caps = budgets(requests, prompts, window, settings.max_new_tokens)
+    prompts, caps = prompts_and_caps(tokenizer, requests, window, settings.max_new_tokens)
     # Samples are stored after each portion.
     portion = 8 * settings.batch_size
     for start in range(0, len(requests), portion):
@@ -86,7 +85,7 @@ def generate(
             )
         samples: dict[int, Sample] = {}
         for i, output in zip(indices, outputs, strict=True):
-            reasons, who = [completion.finish_reason for completion in output.outputs], f"problem {requests[i].key}"
+            reasons, who = [answer.finish_reason for answer in output.outputs], f"problem {requests[i].key}"
             if reasons not in (["stop"], ["length"]):
                 raise EvaluationError(f"{who}: vLLM finished it with {reasons}, not with one stop or length")
             ids = list(output.outputs[0].token_ids)

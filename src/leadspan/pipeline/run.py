@@ -15,7 +15,6 @@ from leadspan.data.sections import Renderer
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Policy
 from leadspan.data.truncation.policy import cut_warnings
-from leadspan.environment import environment
 from leadspan.errors import DataError, LeadspanError, ModelError, RunError, SettingsError
 from leadspan.evaluation.evaluate import check_evaluation, evaluate_model
 from leadspan.evaluation.sampling import window_of
@@ -38,6 +37,7 @@ from leadspan.pipeline.tracking import Trackers, outcome
 from leadspan.planning.prediction import break_point_fields, cost_model_of, student_shape
 from leadspan.planning.rollouts import predict_run
 from leadspan.planning.timing import Calibration
+from leadspan.processes import environment
 from leadspan.ranks import process_device, process_state
 from leadspan.recipe import Recipe, check_capture
 from leadspan.results import RUN_FILE, RunResult, damage, load_run, save_run

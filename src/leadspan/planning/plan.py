@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from leadspan.audit.prepared import Searched
+from leadspan.audit.first_answers import without_derivation
 from leadspan.costs.flops import ExampleSize
 from leadspan.costs.memory import disk_bytes
 from leadspan.costs.settings import Device
@@ -18,7 +18,7 @@ from leadspan.data.truncation import AnyPolicy, Cut, Full, Lead, Policy, with_en
 from leadspan.data.truncation.policy import CutCounts, shows_few_ends
 from leadspan.errors import DataError, SettingsError, TargetsError
 from leadspan.files import write_atomically
-from leadspan.inputs import PreparedData, training_examples
+from leadspan.inputs import PreparedData, Searched, training_examples
 from leadspan.planning.calibration import calibrate, measure_drawing
 from leadspan.planning.fitting import (
     RankCost,
@@ -271,7 +271,7 @@ def _rows(
                 partial(memory_with, load=load, model=live.memory, stored_teacher=stored.memory.teacher)
             ),
             store=store_cost(recipe, live, data, examples, prediction.flops),
-            without_derivation=searched and searched.without_derivation(policy),
+            without_derivation=searched and without_derivation(policy, searched.traces, searched.seed),
             remedy=remedy,
             ranks=rank_costs(live, examples, stored) if is_recipes and recipe.plan.num_ranks > 1 else (),
         )

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from leadspan.audit.prepared import Searched
 from leadspan.costs.flops import (
     ExampleSize,
     FlopsByPart,
@@ -27,7 +26,7 @@ from leadspan.data.examples import Examples
 from leadspan.data.sections import Renderer
 from leadspan.data.supervision import ScoredSelection, layout_sizes
 from leadspan.errors import SettingsError, TargetsError
-from leadspan.inputs import PreparedData
+from leadspan.inputs import PreparedData, Searched
 from leadspan.losses.chunked import default_chunk
 from leadspan.models.activations import activation_bytes
 from leadspan.models.loading import build_untrained, load_config, name_of

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-from leadspan.audit.prepared import Searched
 from leadspan.costs.flops import ByPart, ModelShape
 from leadspan.costs.memory import NUM_CHECKPOINTS, disk_bytes
 from leadspan.data.truncation import Full, Lead, with_ends
 from leadspan.data.truncation.policy import cut_warnings, shows_few_ends
 from leadspan.errors import ModelError
+from leadspan.inputs import Searched
 from leadspan.planning.fitting import MEASURES, Measure, Saving
 from leadspan.planning.plan import Plan, PlanRow
 from leadspan.planning.prediction import student_shape

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from leadspan.audit.rows import blocks
+from leadspan.audit.findings import blocks
 from leadspan.report.content import Report
 from leadspan.report.document import (
     Bullets,

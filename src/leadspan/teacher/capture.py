@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 
 from leadspan.costs.flops import forward_attention, forward_body, forward_head
 from leadspan.data.sections import Renderer
-from leadspan.environment import environment
 from leadspan.errors import CacheError, ModelError, SettingsError
 from leadspan.files import file_hash, free_bytes, write_atomically
 from leadspan.models.heads import head_shape, head_weight, transform_of
@@ -24,6 +23,7 @@ from leadspan.models.loading import load_config, load_model, name_of, weights_id
 from leadspan.models.reading import check_vocabulary, load_own_tokenizer
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.models.shapes import shape_from
+from leadspan.processes import environment
 from leadspan.status import report_status
 from leadspan.teacher.capture_plan import COMMON_CODECS, CapturePlan, Estimate, Sequences, estimate
 from leadspan.teacher.engine import ServedEngine, TransformersEngine, VllmEngine, hidden_dtype

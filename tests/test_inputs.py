@@ -6,14 +6,14 @@ import pytest
 from datasets import Dataset
 
 from leadspan.audit.audit import run_audit
-from leadspan.audit.first_answers import BATCH, Located, Locator, settle
-from leadspan.audit.prepared import first_statements, search_first_answers
+from leadspan.audit.first_answers import BATCH, Located, Locator, settle, without_derivation
 from leadspan.audit.settings import AuditSettings
 from leadspan.data.prepare import prepare, sections_of
 from leadspan.data.sections import Renderer
 from leadspan.data.settings import DataSettings, NoValidation, Rendering
 from leadspan.data.truncation import PostConclusion
 from leadspan.errors import CacheError
+from leadspan.inputs import first_statements, search_first_answers
 from leadspan.models.reading import load_tokenizer
 from leadspan.processes import in_batches
 from leadspan.traces.read import read_traces
@@ -71,8 +71,8 @@ def test_an_answer_of_the_traces_own_is_no_reference(tmp_path: Path) -> None:
     renderer = Renderer(character_tokenizer(), Rendering())
     prepared = prepare(settings.train, renderer, settings).rows
     assert first_statements(prepared, settings, renderer) == [None]
-    assert search_first_answers(prepared, settings, renderer, 0).without_derivation(PostConclusion()).value == 1
     found = search_first_answers(prepared, settings, renderer, 0)
+    assert without_derivation(PostConclusion(), found.traces, 0).value == 1
     assert found.summary.outcomes["found"] == 1 and found.summary.gold_sources == {"own boxed answer": 1}
 
 
