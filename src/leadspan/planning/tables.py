@@ -73,7 +73,8 @@ def sentences(plan: Plan) -> list[str]:
     lines += _too_large(plan)
     lines += [f"Left out: {reason}." for reason in plan.left_out]
     if plan.rollouts is None:
-        lines += cut_warnings({_marked(row): row.cut for row in plan.rows})
+        # A star is the recipe's own, since another policy may have the same label.
+        lines += cut_warnings({row.label + " *" * row.is_recipes: row.cut for row in plan.rows})
         recipes, prices = next(row for row in plan.rows if row.is_recipes), []
         # What it costs to show a student of the recipe's own cut how answers end.
         for policy in with_ends(recipes.policy):
@@ -148,11 +149,6 @@ def _rollouts(cost: RolloutCost) -> str:
     )
 
 
-def _marked(row: PlanRow) -> str:
-    """The policy's label, with a star where it is the recipe's, since another policy may have the same label."""
-    return row.label + (" *" if row.is_recipes else "")
-
-
 def _costs(plan: Plan) -> Block:
     where = f"{plan.num_ranks} x {plan.device.name}" if plan.device else "a device without figures"
     # The supports of `top_p` and `sampled` are the data's, so the sizes of their stores are limits.
@@ -166,7 +162,7 @@ def _costs(plan: Plan) -> Block:
     for row in plan.rows:
         prediction = row.prediction
         cells = (
-            _marked(row),
+            row.label + " *" * row.is_recipes,
             quantity("tokens", prediction.num_tokens),
             percent(prediction.num_tokens / reference.num_tokens),
             quantity("flops", prediction.flops.total),

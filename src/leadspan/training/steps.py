@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
-from leadspan.costs.flops import ExampleSize, ModelShape, StepCounts, training_flops
+from leadspan.costs.flops import ExampleSize, StepCounts, training_flops
 from leadspan.data.packing import best_fit, plan_staged
 from leadspan.errors import SettingsError
+from leadspan.rollout.drawing import Shapes
 from leadspan.training.settings import ByExamples, TrainingSettings
 
 
@@ -25,13 +26,7 @@ class StepPlan:
     validations: frozenset[int]  # numbers of steps, from 1, after which the student is validated
     checkpoint_every: int
 
-    def counts(
-        self,
-        sizes: Sequence[ExampleSize],
-        num_ranks: int,
-        shapes: tuple[ModelShape, ModelShape | None],
-        recompute: bool,
-    ) -> list[StepCounts]:
+    def counts(self, sizes: Sequence[ExampleSize], num_ranks: int, shapes: Shapes, recompute: bool) -> list[StepCounts]:
         """Tokens and operations of every step on all ranks; the teacher's shape is that of a live one."""
         counts, per_step = [], self.accumulation * num_ranks
         for start in range(0, len(self.plan), per_step):

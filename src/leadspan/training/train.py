@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
-from leadspan.costs.flops import FlopsByPart, ModelShape, StepCounts
+from leadspan.costs.flops import FlopsByPart, StepCounts
 from leadspan.costs.settings import Device
 from leadspan.data.examples import Examples
 from leadspan.data.packing import plan_by_tokens
@@ -32,6 +32,7 @@ from leadspan.models.settings import ModelSettings
 from leadspan.models.shapes import shape_of, uses_bf16
 from leadspan.processes import Terminated, deferred
 from leadspan.ranks import PeakMemory, device_name, freed_memory_reused, peak_flops, process_state
+from leadspan.rollout.drawing import Shapes
 from leadspan.rollout.source import Rollouts
 from leadspan.teacher.source import TeacherSource
 from leadspan.training.callbacks import Clock, EnergyMeter, MetricsFile, ProgressCallback, StepProfiler
@@ -173,7 +174,7 @@ def _trainer(
 
 def load_models(
     inputs: TrainingInputs, settings: TrainingSettings, loss: LossSettings, use_bf16: bool
-) -> tuple[torch.nn.Module, tuple[ModelShape, ModelShape | None]]:
+) -> tuple[torch.nn.Module, Shapes]:
     """Load the student in float32, with objective and adapters, and the teacher in the type of the run.
 
     Returns:
