@@ -234,24 +234,17 @@ class _Document:
         self._text, self._at, self._dropped, self._is_whole = "", 0, 0, False
 
     def items(self) -> Iterator[Any]:
-        """The items of the one list."""
-        num_lists = 0
-        match self.next_character():
-            case "[":
-                num_lists = 1
+        """The items of the one list: the document itself, or the value of a member of the object that it is."""
+        num_lists, is_object = 0, self.next_character() == "{"
+        for _ in self._members("}") if is_object else range(1):
+            if is_object and not isinstance(self._value(), str):
+                raise self._fault("a key is no text")
+            if is_object and not self._is_next(":"):
+                raise self._fault("Expecting ':'")
+            if self.next_character() == "[":
+                num_lists += 1
                 yield from (self._value() for _ in self._members("]"))
-            case "{":
-                for _ in self._members("}"):
-                    if not isinstance(self._value(), str):
-                        raise self._fault("a key is no text")
-                    if not self._is_next(":"):
-                        raise self._fault("Expecting ':'")
-                    if self.next_character() == "[":
-                        num_lists += 1
-                        yield from (self._value() for _ in self._members("]"))
-                    else:
-                        self._value()
-            case _:
+            else:
                 self._value()
         if self.next_character():
             raise self._fault("Extra data")
