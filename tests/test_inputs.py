@@ -137,7 +137,7 @@ def test_when_the_time_is_spent_the_rest_is_left_and_nothing_is_kept(tmp_path: P
 def test_answers_that_other_rules_gave_are_looked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, settings, renderer = stating(tmp_path / "t.jsonl", tmp_path / "cache", 3)
     read = Path.read_bytes
-    for edited in ("", "statements.py", "first_answers.py"):
+    for edited in ("", "numbers.py", "first_answers.py"):
         monkeypatch.setattr(Path, "read_bytes", lambda path, name=edited: read(path) + b"#" * (path.name == name))
         search_first_answers(rows, settings, renderer, 0)
     assert len(list((tmp_path / "cache" / "first_answers").iterdir())) == 3
