@@ -160,12 +160,11 @@ def _sample(source: TraceSource) -> list[Record]:
 @cache  # once a process, however often a source is read
 def _warn_of_passed_over(path: Path, listing: Listing) -> None:
     if listing.passed_over:
-        names = [str(file.relative_to(path)) for file in listing.files]
-        logger.warning("%s: read: %s; not read: %s", path, _few(names), _few(listing.passed_over))
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED_FILES]) + (f" and {len(names) - _NAMED_FILES} more" if names[_NAMED_FILES:] else "")
+        few = [
+            ", ".join(names[:_NAMED_FILES]) + (f" and {len(names) - _NAMED_FILES} more" if names[_NAMED_FILES:] else "")
+            for names in ([str(file.relative_to(path)) for file in listing.files], listing.passed_over)
+        ]
+        logger.warning("%s: read: %s; not read: %s", path, *few)
 
 
 def _local_path(source: TraceSource) -> Path | None:
