@@ -32,6 +32,13 @@ SUFFIXES = {kind: kind for kind in (".jsonl", ".json", ".parquet", ".arrow")} | 
     kind + compression: kind for compression in _COMPRESSIONS for kind in (".jsonl", ".json")
 }
 """Suffix of a file of records to its kind."""
+# How files of other kinds begin, and what to do about them.
+_OTHER_KINDS = {
+    **dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "text in UTF-16 or UTF-32; save it as UTF-8"),
+    b"\x1f\x8b": "compressed by gzip; end its name in .gz",
+    b"(\xb5/\xfd": "compressed by zstd; end its name in .zst",
+    b"PAR1": "a Parquet file; end its name in .parquet",
+}
 LONGEST_RECORD = 1 << 26
 """Characters or bytes of a record, some ten million tokens; what is longer is no trace, but another kind of file."""
 # Bytes that are read at a time, at least.
@@ -155,8 +162,8 @@ def _read_jsonl(path: Path) -> Iterator[Record | Refusal]:
     with _open(path) as handle:  # binary, hence split at \n only: JSON strings may hold other separators
         for number in itertools.count(1):
             line, location = handle.readline(LONGEST_RECORD + 1), _location(path, number)
-            if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise DataError(f"{path}: is text in UTF-16 or UTF-32; save it as UTF-8")
+            if number == 1 and (other := next((mark for mark in _OTHER_KINDS if line.startswith(mark)), None)):
+                raise DataError(f"{path}: is {_OTHER_KINDS[other]}")
             if not line:
                 return
             if len(line) > LONGEST_RECORD:
