@@ -123,7 +123,7 @@ _LETTER_TAIL = re.compile(
 _FUNCTION = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc|cis)(?![A-Za-z])")
 # A number with its unit, one of several in a compound.
 _PARTS = re.compile(
-    r"(-?\d++(?:\.\d++)?|-?\d*+\s*+\\frac\{\d++\}\{\d++\})\s*+(\\text\s*+\{[^{}]*+\}|[A-Za-z]{2,}|\\deg|[hms](?![A-Za-z]))"
+    r"(-?\d++(?:\.\d++)?|-?\d*+\s*+\\frac\{\d++\}\{\d++\})\s*+(\\text\s*+\{[^{}]*+\}|[A-Za-z]{2,}\.?|\\deg|[hmsgLl](?![A-Za-z]))"
 )
 _BETWEEN = re.compile(r"\s*+(?:,|and\b|\\text\s*+\{\s*+(?:,|and|,\s*+and)\s*+\})?\s*+")
 _NUMBER = re.compile(
@@ -237,7 +237,10 @@ def _compound(text: str) -> Quantity:
     matches = list(_PARTS.finditer(text))
     if len(matches) < 2 or not all(map(_BETWEEN.fullmatch, _PARTS.split(text)[::3])):
         raise UnreadableError(text)
-    units = [unit_of(re.sub(r"\\text\s*+\{\s*+([^{}]*?)[\s,]*(?:\band)?\s*\}", r"\1", part[2])) for part in matches]
+    units = [
+        unit_of(re.sub(r"\\text\s*+\{\s*+([^{}]*?)[\s,]*(?:\band)?\s*\}", r"\1", part[2]).rstrip("."))
+        for part in matches
+    ]
     if any(unit is None for unit in units):
         raise UnreadableError(text)
     ratios = [ratio_of(unit, units[0]) for unit in units]
