@@ -41,7 +41,11 @@ _STATED = re.compile(
 # An answer between tags, as prompts of R1-Zero ask for it.
 _TAGGED = re.compile(r"<answer>\s*+([^<>]{1,200}?)\s*+</answer>")
 # Where a stated answer ends: at a full stop that is no decimal point, or before a reason.
-_END = re.compile(r"。|(?<=[^\d\s])[.!?](?=\s|$)|(?<=\d)[.!?](?=\s|$)|\s(?:because|since|which|I hope)\b")
+_END = re.compile(
+    r"。|(?<=[^\d\s])[.!?](?=\s|$)|(?<=\d)[.!?](?=\s|$)|\s(?:because|since|which|I hope)\b|,? (?:and )?not (?=\d)"
+)
+# What an answer is not, right behind it.
+_NOT_THAT = re.compile(r"\A[\s*$,]*+(?:and )?not [^.\n]*+(?:\.\d+)?+")
 
 
 def text_after_thinking(text: str) -> str:
@@ -165,7 +169,8 @@ def stated_answers(text: str) -> Iterator[str]:
     statements = list(_STATED.finditer(text))
     answer = _END.split(statements[-1]["stated"])[0].strip(" *$:") if statements else ""
     # A number behind the statement may be a correction of it.
-    is_last = bool(answer) and not re.search(r"\d", text[statements[-1].start("stated") + len(answer) :])
+    behind = text[statements[-1].start("stated") + len(answer) :] if statements else ""
+    is_last = bool(answer) and not re.search(r"\d", _NOT_THAT.sub("", behind))
     if is_last:
         yield answer
     from math_verify import parse  # sympy takes a second to import; only workers pay for it
