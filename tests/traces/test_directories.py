@@ -205,3 +205,12 @@ def test_a_saved_data_set_without_its_list_of_files_is_an_error(tmp_path: Path) 
         (tmp_path / name).write_text("{}")
     with pytest.raises(DataError, match=r"state\.json: lists no `_data_files`"):
         list_files(tmp_path)
+
+
+def test_shards_that_are_not_there_are_named(tmp_path: Path) -> None:
+    files = [f"data/train-0000{number}-of-00003.parquet" for number in range(2)]
+    listing = list_files(fill(tmp_path, files))
+    assert len(listing.files) == 2
+    assert listing.passed_over == ("1 of 3 shards, from train-00002-of-00003 on (not there)",)
+    whole = fill(tmp_path / "whole", [f"train-0000{number}-of-00002.parquet" for number in range(2)])
+    assert list_files(whole).passed_over == ()

@@ -32,6 +32,8 @@ SUFFIXES = {kind: kind for kind in (".jsonl", ".json", ".parquet", ".arrow")} | 
     kind + compression: kind for compression in _COMPRESSIONS for kind in (".jsonl", ".json")
 }
 """Suffix of a file of records to its kind."""
+SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
+"""In the name of a file that `datasets` writes: which one of how many it is."""
 # How files of other kinds begin, and what to do about them.
 _OTHER_KINDS = {
     **dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "text in UTF-16 or UTF-32; save it as UTF-8"),
@@ -112,6 +114,20 @@ def digest_file(path: Path, decompressed: bool = False) -> bytes:
     """SHA-256 over the bytes of a file, or over its content, decompressed."""
     with reading(path), _open(path) if decompressed else path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").digest()
+
+
+def missing_shards(files: Iterable[Path]) -> list[str]:
+    """What is not there of shards whose names count them, as after a download that was broken off."""
+    missing: dict[tuple[Path, int], set[int]] = {}
+    for file in files:
+        if shard := SHARD.search(file.name):
+            of = file.with_name(file.name[: shard.start()]), int(shard[2])
+            missing.setdefault(of, set(range(of[1]))).discard(int(shard[1]))
+    return [
+        f"{len(numbers)} of {total} shards, from {name.name}-{min(numbers):05}-of-{total:05} on (not there)"
+        for (name, total), numbers in missing.items()
+        if numbers
+    ]
 
 
 def head(path: Path) -> bytes:

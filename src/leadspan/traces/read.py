@@ -22,7 +22,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leadspan.errors import DataError
-from leadspan.traces.files import SUFFIXES, Record, digest_file, head, kind_of, read_file, reading, saved_files, stem_of
+from leadspan.traces.files import (
+    SHARD,
+    SUFFIXES,
+    Record,
+    digest_file,
+    head,
+    kind_of,
+    missing_shards,
+    read_file,
+    reading,
+    saved_files,
+    stem_of,
+)
 from leadspan.traces.formats import detect, parse
 from leadspan.traces.records import Refusal, RefusalCounter, Trace
 from leadspan.traces.settings import TraceSource
@@ -49,7 +61,6 @@ _NAMED = {
     )
 }
 # Names that `datasets` writes, and files that lie in data sets without being data.
-_SHARD = re.compile(r"-\d{5}-of-\d{5}")
 _METADATA = {"dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json", "croissant.json"}
 _DOCUMENT = re.compile(r"(readme|licen[cs]e|notice|citation)\b.*|.*\.(md|py|ya?ml)", re.I)
 
@@ -266,10 +277,8 @@ def _gather(path: Path, passed_over: list[str]) -> list[Path]:
 
 
 def _holds_records(directory: Path, depth: int = 3) -> bool:
-    entries = sorted(directory.iterdir())
-    if any(kind_of(e) is not None and e.name not in _METADATA and e.is_file() for e in entries):
-        return True
-    return depth > 1 and any(_holds_records(below, depth - 1) for below in _directories(directory))
+    holds = any(kind_of(e) is not None and e.name not in _METADATA and e.is_file() for e in directory.iterdir())
+    return holds or (depth > 1 and any(_holds_records(below, depth - 1) for below in _directories(directory)))
 
 
 def _of_split(
@@ -285,7 +294,7 @@ def _of_split(
     if split is not None:
         # A split of exactly this name first, e.g. `test_hard`; else files whose name only contains a word for it.
         directories = {file: file.relative_to(path).parts[:-1] for file in files}
-        chosen = [file for file in files if split in (_SHARD.sub("", stem_of(file)), *directories[file])]
+        chosen = [file for file in files if split in (SHARD.sub("", stem_of(file)), *directories[file])]
         # Files whose name says no split are not of one that is none of the usual: it may be a name misspelt.
         if not chosen and (usual_name := _split_of((split,))):
             chosen = by_split.get(usual_name, [])
@@ -307,6 +316,7 @@ def _of_split(
     if len(objects) < len(chosen):  # settings and metadata have a name of their own in every tool
         passed_over += [f"{file.relative_to(path)} (a JSON object among files of records)" for file in objects]
         chosen = [file for file in chosen if file not in objects]
+    passed_over += missing_shards(chosen)
     remedy = "which may be the same records twice; give one file as the path, or move the others away"
     if len({kind_of(file) for file in chosen}) > 1:
         raise DataError(f"{path}: holds files of several kinds ({_are(chosen)}), {remedy}")
@@ -324,8 +334,7 @@ def _of_split(
 def _split_of(names: Sequence[str]) -> str | None:
     """The split that the outermost of some directory and file names says; None where it says none or several."""
     for part in names:
-        said = [split for split, pattern in _NAMED.items() if pattern.search(part)]
-        if said:
+        if said := [split for split, pattern in _NAMED.items() if pattern.search(part)]:
             return said[0] if len(said) == 1 else None
     return None
 
@@ -336,5 +345,4 @@ def _directories(path: Path) -> list[Path]:
 
 def _are(paths: Sequence[Path]) -> str:
     """Some names, for messages."""
-    shown = ", ".join(path.name for path in paths[:5]) or "none"
-    return f"{shown}, ..." if len(paths) > 5 else shown
+    return ", ".join([*(path.name for path in paths[:5]), *(["..."] if paths[5:] else [])]) or "none"
