@@ -53,14 +53,18 @@ _OPPOSITES = tuple(
         ("longer|taller|higher", "shorter|lower"), ("faster|early|earlier", "slower|late"), (r"odd\b", r"even\b"),
         ("minimum", "maximum"), ("heads", "tails"), ("(?<!counter-)(?<!anti-)clockwise", "(?:counter|anti)-?clockwise"),
         (r"increase|increasing|gain|profit|rise|rising|wins?\b", "decrease|decreasing|loss|lost|fall"),
-        tuple(rf"{month[:3]}(?:{month[3:]})?\b" for month in (
-            "january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
-            "november", "december",
-        )),
     )
 )  # fmt: skip
 _TIME = re.compile(
     r"(?P<hour>\d{1,2})(?::(?P<minute>[0-5]\d))?\s*+(?:\\text\s*+\{)?\s*+(?P<half>[AaPp])\.?\s?[Mm]\.?\s*+\}?\.?"
+)
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTH = "(?:uary|ruary|ch|il|e|y|ust|t|tember|ober|ember)?"
+# A date with the name of its month before or behind the day, or in digits from the year on.
+_DATE = re.compile(
+    rf"(?:(?P<before>{'|'.join(_MONTHS)}){_MONTH}\.? )?(?P<day>\d{{1,2}})(?:st|nd|rd|th)?"
+    rf"(?: (?:of )?(?P<behind>{'|'.join(_MONTHS)}){_MONTH}\.?)?(?:,? ?(?P<year>\d{{4}}))?"
+    r"|(?P<iso_year>\d{4})-(?P<iso_month>\d\d)-(?P<iso_day>\d\d)"
 )
 # A clock of 24 hours.
 _CLOCK = re.compile(r"(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)")
@@ -100,9 +104,8 @@ def decide(answer: str, gold: str) -> Outcome:
     is_same_text = plain_text(answer) == plain_text(gold) != "" or compact(answer) == compact(gold) != ""
     if is_same_text or (letter is not None and chosen_letter(answer) == letter):
         return "right"
-    times = time_of_day(answer), time_of_day(gold)
-    if None not in times:
-        return _OUTCOMES[times[0] == times[1]]
+    if (is_same := _same_moment(answer, gold)) is not None:
+        return _OUTCOMES[is_same]
     has_same_words = same_words(answer, gold)
     # A gold such as `five` is a number.
     if (is_words(gold) and not re.search(r"\d", respell(gold))) or (has_same_words and _fold(gold) in _SYNONYMS):
@@ -259,6 +262,17 @@ def _fold(text: str) -> str:
     return folded if len(folded) < 4 or folded.endswith("ss") else folded.removesuffix("s")
 
 
+def _same_moment(answer: str, gold: str) -> bool | None:
+    """Whether two times of day, or two dates, are the same; None where they are neither."""
+    times, dates = (time_of_day(answer), time_of_day(gold)), (calendar_date(answer), calendar_date(gold))
+    if None not in times:
+        return times[0] == times[1]
+    if dates[0] is None or dates[1] is None:
+        return None
+    years = {dates[0][2], dates[1][2]} - {None}  # either may leave it out
+    return dates[0][:2] == dates[1][:2] and len(years) < 2
+
+
 def time_of_day(text: str) -> tuple[int, int] | None:
     """Hour (of 24) and minute; None where the text states neither a half of the day nor an hour beyond twelve."""
     text = {"noon": "12 p.m.", "midnight": "12 a.m."}.get(_fold(text).removeprefix("12 "), text)
@@ -269,6 +283,22 @@ def time_of_day(text: str) -> tuple[int, int] | None:
         return (int(clock["hour"]), int(clock["minute"])) if clock and int(clock["hour"]) > 12 else None
     hour = int(match["hour"]) % 12 + (12 if match["half"] in "Pp" else 0)
     return (hour, int(match["minute"] or 0)) if int(match["hour"]) <= 12 else None
+
+
+def calendar_date(text: str) -> tuple[int, int, int | None] | None:
+    """Month, day, and year where there is one; None where the text is no date or names no month.
+
+    >>> calendar_date("March 15th, 2024"), calendar_date("15 Mar"), calendar_date("2024-03-15"), calendar_date("15")
+    ((3, 15, 2024), (3, 15, None), (3, 15, 2024), None)
+    """
+    match = _DATE.fullmatch(plain_text(text).casefold())
+    if match is None:
+        return None
+    if match["iso_year"]:
+        return int(match["iso_month"]), int(match["iso_day"]), int(match["iso_year"])
+    names = [name for name in (match["before"], match["behind"]) if name]
+    year = int(match["year"]) if match["year"] else None
+    return (_MONTHS.index(names[0]) + 1, int(match["day"]), year) if len(names) == 1 else None
 
 
 def numeral(text: str) -> tuple[Fraction, int] | None:
