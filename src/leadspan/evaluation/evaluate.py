@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import comb
 from pathlib import Path
@@ -24,7 +24,7 @@ from leadspan.data.settings import Rendering
 from leadspan.data.templates import Message
 from leadspan.errors import EvaluationError
 from leadspan.evaluation.result import EvalResult, Marks
-from leadspan.evaluation.sampling import Request, Sample, encode, loop_end, prompts_and_caps
+from leadspan.evaluation.sampling import Request, encode, loop_end, prompts_and_caps
 from leadspan.evaluation.settings import EvaluationSettings, SamplingSettings, TaskSettings, Vllm
 from leadspan.evaluation.subject import SUFFIX, Key, SampleFile, StoredSample, Subject, ThinkingBudget, open_subject
 from leadspan.evaluation.tasks import Problem, choice_grade, load_task, task_prompts, warn_of_golds
@@ -110,10 +110,12 @@ def ask(subject: Subject, conversations: Sequence[Sequence[Message]]) -> list[tu
     """
     prompts = [subject.renderer.prompt_text(messages) for messages in conversations]
     # The key names the question, so that two models, or the same one twice, draw with the same noise.
-    drawn = _drawn(subject, {(str(i), 0): Request(prompt, f"ask:{i}") for i, prompt in enumerate(prompts)})
-    budget = subject.thinking_budget
-    closed = {} if budget is None else _drawn(subject, budget.requests(drawn.values()))
-    return [(sample, closed.get(key)) for key, sample in drawn.items()]
+    asked = {(str(i), 0): Request(prompt, f"ask:{i}") for i, prompt in enumerate(prompts)}
+    by_key = {sample.key: sample for batch in _drawn(subject, asked) for sample in batch}
+    drawn = [by_key[key] for key in asked]  # batches come by length
+    requests = {} if subject.thinking_budget is None else subject.thinking_budget.requests(drawn)
+    closed = {sample.key: sample for batch in _drawn(subject, requests) for sample in batch}
+    return [(sample, closed.get(sample.key)) for sample in drawn]
 
 
 def check_evaluation(
@@ -192,41 +194,36 @@ def _draw(
         logger.info("%s: resuming after %d of %d samples", file.path, len(samples), len(requests))
     samples |= reused
     missing = {key: request for key, request in requests.items() if key not in samples}
-    keys = list(missing)
     progress = Progress("evaluating", len(requests), f"samples of {file.path.stem}", len(samples))
     progress.report(len(samples))
-    start = time.perf_counter()
-    for batch in subject.generate(list(missing.values())):
-        # Samples of a batch are drawn together, so each gets an equal share of its time.
-        seconds = (time.perf_counter() - start) / len(batch)
-        new = [to_stored(keys[i], missing[keys[i]], batch[i], subject, seconds) for i in sorted(batch)]
+    for new in _drawn(subject, missing):
         file.append(new)
         samples |= {stored.key: stored for stored in new}
         progress.report(len(samples))
-        start = time.perf_counter()
     if not samples.keys() >= requests.keys():
         raise EvaluationError(f"{file.path}: {len(requests) - len(samples)} samples were not drawn; evaluate again")
     return [samples[key] for key in requests]
 
 
-def _drawn(subject: Subject, requests: Mapping[Key, Request]) -> dict[Key, StoredSample]:
-    # In the order of the requests, although batches come by length.
-    keys, samples = list(requests), dict[Key, StoredSample]()
-    for batch in subject.generate(list(requests.values())) if keys else ():
-        samples |= {keys[i]: to_stored(keys[i], requests[keys[i]], sample, subject, 0.0) for i, sample in batch.items()}
-    return {key: samples[key] for key in keys}
-
-
-def to_stored(key: Key, request: Request, sample: Sample, subject: Subject, seconds: float) -> StoredSample:
-    """A sample as it is stored: with the text that it continued, and whether its thinking was closed."""
+def _drawn(subject: Subject, requests: Mapping[Key, Request]) -> Iterator[list[StoredSample]]:
+    """The samples of requests, batch by batch, as they are stored: with the text that they continued."""
     tokenizer, tags = subject.renderer.tokenizer, subject.renderer.rendering
-    # A continued sample is stored as one text, so that it is graded and counted like any other.
-    if request.begun:
-        text = f"{tokenizer.decode(list(request.begun), skip_special_tokens=False)}{sample.text}"
-        loops = loop_end(encode(tokenizer, text)) is not None
-        sample = replace(sample, text=text, num_tokens=len(request.begun) + sample.num_tokens, loops=loops)
-    is_closed = is_thinking_closed(sample.text, request.prompt, tags.think_open, tags.think_close)
-    return StoredSample(*key, request.prompt, sample, is_closed, seconds)
+    keys, start = list(requests), time.perf_counter()
+    for batch in subject.generate(list(requests.values())):
+        # Samples of a batch are drawn together, so each gets an equal share of its time.
+        seconds = (time.perf_counter() - start) / len(batch)
+        samples: list[StoredSample] = []
+        for i in sorted(batch):
+            request, sample = requests[keys[i]], batch[i]
+            # A continued sample is stored as one text, so that it is graded and counted like any other.
+            if request.begun:
+                text = f"{tokenizer.decode(list(request.begun), skip_special_tokens=False)}{sample.text}"
+                loops = loop_end(encode(tokenizer, text)) is not None
+                sample = replace(sample, text=text, num_tokens=len(request.begun) + sample.num_tokens, loops=loops)
+            is_closed = is_thinking_closed(sample.text, request.prompt, tags.think_open, tags.think_close)
+            samples.append(StoredSample(*keys[i], request.prompt, sample, is_closed, seconds))
+        yield samples
+        start = time.perf_counter()
 
 
 @dataclass(frozen=True, slots=True)
