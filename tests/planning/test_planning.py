@@ -8,7 +8,6 @@ import torch
 from rich.console import Console
 
 from leadspan.cli import main
-from leadspan.cli.before import parse_policy
 from leadspan.costs.flops import ExampleSize, training_flops
 from leadspan.costs.memory import BatchSize
 from leadspan.costs.settings import PlanSettings
@@ -524,10 +523,12 @@ def test_a_large_source_is_sampled_and_the_sample_is_stated(tmp_path: Path) -> N
     assert "First answers of 400 of 450 training traces" in text_of(plan)
 
 
-def test_policies_from_the_command_line() -> None:
-    assert parse_policy("{kind: lead, p: 0.3}") == Lead(p=0.3)
-    with pytest.raises(SettingsError, match=r"--cut \{kind: lead, p: 3\}"):
-        parse_policy("{kind: lead, p: 3}")
+def test_policies_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write_recipe(toy_recipe(tmp_path), tmp_path / "recipe.yaml"))
+    assert main(["plan", path, "--cut", "{kind: lead, p: 0.3}", "--json", "-"]) == 0
+    assert "lead 0.3" in [row["label"] for row in json.loads(capsys.readouterr().out)["rows"]]
+    assert main(["plan", path, "--cut", "{kind: lead, p: 3}"]) == 2
+    assert "--cut {kind: lead, p: 3}" in capsys.readouterr().err
 
 
 @pytest.mark.slow

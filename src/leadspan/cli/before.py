@@ -26,7 +26,6 @@ from leadspan.text import print_plain
 
 if TYPE_CHECKING:
     from leadspan.audit.settings import AuditSettings
-    from leadspan.data.truncation import AnyPolicy
     from leadspan.recipe import Part
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
@@ -121,18 +120,6 @@ def _settings(options: argparse.Namespace) -> "AuditSettings":
     return settings
 
 
-def parse_policy(text: str) -> "AnyPolicy":
-    """The policy of an option `--cut`, in YAML as a recipe's `cut`."""
-    from leadspan.data.truncation import AnyPolicy
-    from leadspan.settings import Settings, validate
-    from leadspan.yaml_text import parse_yaml
-
-    class OnePolicy(Settings):
-        cut: AnyPolicy
-
-    return validate(OnePolicy, {"cut": parse_yaml(text, f"--cut {text}")}, f"--cut {text}").cut
-
-
 @command(
     *recipe_file("YAML recipe; its section `plan` names device and price"),
     argument(
@@ -155,7 +142,15 @@ def plan(options: argparse.Namespace) -> None:
     # With --calibrate the file of rates is written, so it need not exist.
     measured: list[Part] = [] if options.calibrate else ["calibration"]
     recipe = read_recipe(options, ["data", "student", "teacher", *measured])
-    policies = [parse_policy(text) for text in options.cut or ()]
+    from leadspan.data.truncation import AnyPolicy
+    from leadspan.settings import Settings, validate
+    from leadspan.yaml_text import parse_yaml
+
+    class OnePolicy(Settings):
+        cut: AnyPolicy
+
+    options_cut = [(f"--cut {text}", text) for text in options.cut or ()]
+    policies = [validate(OnePolicy, {"cut": parse_yaml(text, source)}, source).cut for source, text in options_cut]
     load_libraries()
     from leadspan.inputs import first_answers_of, prepare_data
     from leadspan.planning.plan import GRID, calibration_of, plan_recipe

@@ -27,7 +27,6 @@ from leadspan.inputs import PreparedData
 from leadspan.models.reading import check_vocabulary, load_tokenizer
 from leadspan.models.settings import ModelSettings, Pretrained
 from leadspan.recipe import Recipe
-from leadspan.tables import Block, percent
 from leadspan.traces.files import Record
 from leadspan.traces.formats import Layout as TraceLayout
 from leadspan.traces.formats import detect, parse
@@ -252,29 +251,6 @@ def loss_panels(recipe: Recipe, data: PreparedData, model: ModelSettings, num_re
         title = Text(str(uncut.rows.with_format(None)[index]["place"]))
         panels.append(Panel(Group(body, summary), title=title, title_align="left"))
     return panels
-
-
-def counts_block(label: str, data: PreparedData) -> Block:
-    """Tokens by section before and after the cut, what was lost, and which examples were not used."""
-    counts, rows = data.examples.counts, list[tuple[str, ...]]()
-    before, after = counts.section_tokens_before, counts.section_tokens_after
-    totals = {"all": (counts.tokens_before, counts.tokens_after)}
-    by_section = {name: (before.get(name, 0), after.get(name, 0)) for name in {**before, **after}}
-    for name, (old, new) in (by_section | totals).items():
-        rows.append((f"{name} tokens", f"{old:,}", f"{new:,}", percent(new / old, 1) if old else ""))
-    rows.append(("weighted positions", "", f"{counts.weighted_tokens:,}", ""))
-    for name in ("lost_question", "lost_think_end", "lost_answer", "lost_stop"):
-        lost = getattr(counts, name)
-        share = percent(lost / counts.num_kept, 1) if counts.num_kept else ""
-        words = name.replace("_", " ").replace("think end", "end of thinking")
-        rows.append((words, "", f"{lost:,} examples", share))
-    if counts.without_steps:
-        share = percent(counts.without_steps / counts.num_examples, 1)
-        rows.append(("chain of thought is one step", "", f"{counts.without_steps:,} examples", share))
-    for reason, number in {**counts.dropped, **data.splits.left_out}.items():
-        rows.append((f"left out: {reason}", "", f"{number:,} examples", ""))
-    title = f"{label} on {counts.num_examples} training examples"
-    return Block(title, ("", "before", "after", "kept"), tuple(rows))
 
 
 def _runs(sections: Sections, layout: Layout) -> Iterator[tuple[int, int, int, str]]:

@@ -221,8 +221,9 @@ def preview(options: argparse.Namespace) -> None:
     recipe = read_recipe(options, ["data", "student"] if options.loss else ["data"])
     student = read_model(options.model).model if options.model else recipe.student
     load_libraries()
-    from leadspan.cli.first_look import counts_block, loss_panels, record_panels
+    from leadspan.cli.first_look import loss_panels, record_panels
     from leadspan.inputs import prepare_data
+    from leadspan.tables import Block, percent
     from leadspan.traces.read import tags_warning
 
     with status_line("preparing data"):
@@ -230,12 +231,29 @@ def preview(options: argparse.Namespace) -> None:
     form = recipe.data.rendering
     if warning := tags_warning(recipe.data.train, (form.think_open, form.think_close)):
         print_plain(f"warning: {warning}", error=True)
-    counts = {"counts": data.examples.counts.model_dump(mode="json"), "left_out": data.splits.left_out}
+    counts, rows = data.examples.counts, list[tuple[str, ...]]()
+    values = {"counts": counts.model_dump(mode="json"), "left_out": data.splits.left_out}
     if options.loss:
-        show(loss_panels(recipe, data, student, options.records), counts, options.json)
+        show(loss_panels(recipe, data, student, options.records), values, options.json)
         return
+    before, after = counts.section_tokens_before, counts.section_tokens_after
+    tokens = {name: (before.get(name, 0), after.get(name, 0)) for name in {**before, **after}}
+    for name, (old, new) in {**tokens, "all": (counts.tokens_before, counts.tokens_after)}.items():
+        rows.append((f"{name} tokens", f"{old:,}", f"{new:,}", percent(new / old, 1) if old else ""))
+    rows.append(("weighted positions", "", f"{counts.weighted_tokens:,}", ""))
+    for name in ("lost_question", "lost_think_end", "lost_answer", "lost_stop"):
+        lost = getattr(counts, name)
+        share = percent(lost / counts.num_kept, 1) if counts.num_kept else ""
+        words = name.replace("_", " ").replace("think end", "end of thinking")
+        rows.append((words, "", f"{lost:,} examples", share))
+    if counts.without_steps:
+        share = percent(counts.without_steps / counts.num_examples, 1)
+        rows.append(("chain of thought is one step", "", f"{counts.without_steps:,} examples", share))
+    for reason, number in {**counts.dropped, **data.splits.left_out}.items():
+        rows.append((f"left out: {reason}", "", f"{number:,} examples", ""))
+    title = f"{recipe.cut.label} on {counts.num_examples} training examples"
     panels = record_panels(data, options.records, options.chars, console_beside(options.json).color_system is not None)
-    show([*panels, counts_block(recipe.cut.label, data)], counts, options.json)
+    show([*panels, Block(title, ("", "before", "after", "kept"), tuple(rows))], values, options.json)
 
 
 @command(
