@@ -20,6 +20,7 @@ from leadspan.settings import validate
 from leadspan.stages import teacher_source
 from leadspan.teacher import server as client
 from leadspan.teacher.codecs import decode, encode
+from leadspan.teacher.engine import ServedEngine
 from leadspan.teacher.settings import ServedTeacher, ServedTeachers, TopK
 from leadspan.teacher.source import RemoteTeacher
 from leadspan.teacher.targets import SparseTargets, freeze, live_targets, teacher_logits
@@ -335,6 +336,13 @@ def test_a_column_of_the_traces_names_the_teacher_of_each(loopback, tmp_path: Pa
     )
     with pytest.raises(TargetsError, match=r"names the teacher 'two', and teacher\.by_name has one"):
         teacher_source(less).check_serves(examples, examples.usable)
+    assert isinstance(less.teacher, ServedTeachers)
+    engine = ServedEngine(less.teacher, TopK(k=K), VOCAB, prepared.renderer, 100)
+    loopback.asked.clear()
+    with pytest.raises(TargetsError, match="names the teacher 'two'"):
+        engine(sorted((examples[i] for i in range(len(examples))), key=lambda example: example.teacher))
+    engine.of("one").pool.shutdown()
+    assert not loopback.asked  # a process would not end before the answers to all that it has asked
     without = {**data, "train": {"path": str(path)}}
     with pytest.raises(SettingsError, match=r"set data\.train\.columns\.teacher"):
         toy_recipe(tmp_path / "toy", teacher=teachers, data=without)

@@ -112,18 +112,7 @@ def same_questions(rows: Dataset) -> np.ndarray:
     del runs, firsts
     groups = _united(_word_blocks(questions, common), index, lengths, keys, core_of)[core_of]
     del index, keys, lengths
-    # A group of too many wordings counts by wording.
-    (members,) = np.nonzero(np.bincount(groups)[groups] > _MOST_WORDINGS)
-    if len(members):
-        blocks = column_blocks(questions.select(members), "question")
-        texts = (text.replace("\n", " ") for block in blocks for text in block)
-        wordings = np.fromiter((hash(text or i) for i, text in enumerate(texts)), dtype=np.int64)
-        order = np.lexsort((wordings, groups[members]))
-        members, wordings, of_members = members[order], wordings[order], groups[members[order]]
-        is_new = np.append(True, (np.diff(of_members) != 0) | (np.diff(wordings) != 0))
-        is_crowded = np.bincount(of_members[is_new], minlength=len(groups)) > _MOST_WORDINGS
-        first_of_wording = members[is_new][np.cumsum(is_new) - 1]
-        groups[members] = np.where(is_crowded[of_members], first_of_wording, of_members)
+    _split_crowded(groups, questions)
     # Of each question the one of the lowest id in its group.
     lowest = np.full(len(ids), np.iinfo(np.uint64).max, dtype=np.uint64)
     np.minimum.at(lowest, groups, ids)
@@ -278,3 +267,19 @@ def _united(
     for core in parents:
         groups[core] = root(core)
     return groups
+
+
+def _split_crowded(groups: np.ndarray, questions: Dataset) -> None:
+    """Let a group of too many wordings count by wording, in place: each by the number of its first question."""
+    (members,) = np.nonzero(np.bincount(groups)[groups] > _MOST_WORDINGS)
+    if not len(members):
+        return
+    blocks = column_blocks(questions.select(members), "question")
+    texts = (text.replace("\n", " ") for block in blocks for text in block)
+    wordings = np.fromiter((hash(text or i) for i, text in enumerate(texts)), dtype=np.int64)
+    order = np.lexsort((wordings, groups[members]))
+    members, wordings, of_members = members[order], wordings[order], groups[members[order]]
+    is_new = np.append(True, (np.diff(of_members) != 0) | (np.diff(wordings) != 0))
+    is_crowded = np.bincount(of_members[is_new], minlength=len(groups)) > _MOST_WORDINGS
+    first_of_wording = members[is_new][np.cumsum(is_new) - 1]
+    groups[members] = np.where(is_crowded[of_members], first_of_wording, of_members)

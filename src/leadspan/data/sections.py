@@ -110,11 +110,10 @@ class Renderer(PromptRenderer):
             detail = probe.detail.removeprefix(f"{self._chat.name}: ")
             fault, reason = (detail if form != assistant_turn.FORMS[-1] else fault), probe.reason
         else:
+            remedy = _ANOTHER_TEMPLATE
             if rendering.assistant_turn != "append" and reason != _PROMPT_LOST:
-                fault += f"; {assistant_turn.append_fault(self.turn, rendering) or _APPEND}, {_ANOTHER_TEMPLATE}"
-            else:
-                fault += f"; {_ANOTHER_TEMPLATE}"
-            raise ModelError(f"{self._chat.name}: {fault}")
+                remedy = f"{assistant_turn.append_fault(self.turn, rendering) or _APPEND}, {remedy}"
+            raise ModelError(f"{self._chat.name}: {fault}; {remedy}")
         asked = self.prompt_text(_PROBE.messages)
         if not probe.text.startswith(asked):
             fault = f"its generation header ends with {asked[-20:]!r}, and a turn does not go on from there; {_APPEND}"

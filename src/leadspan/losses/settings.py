@@ -16,13 +16,20 @@ _OVER_A_TAIL = ("forward_kl", "reverse_kl", "jensen_shannon", "skew_forward_kl",
 
 
 def _clear_of_zero(value: float) -> float:
-    # These divergences divide differences by the value, of which float32 leaves four digits at 0.001, none at 1e-7.
+    # What is left of two nearly equal numbers is in proportion to the value: float32 leaves it four digits at 0.001,
+    # none at 1e-7.
     if 0 < value < 0.001:
         raise ValueError("too near to 0 for the digits of float32; give 0, which is defined by its limit, or 0.001")
     return value
 
 
-Share = Annotated[float, Field(ge=0, le=1), AfterValidator(_clear_of_zero)]
+def _clear_of_limits(value: float) -> float:
+    if 0.999 < value < 1:
+        raise ValueError("too near to 1 for the digits of float32; give 1, which is defined by its limit, or 0.999")
+    return _clear_of_zero(value)
+
+
+Share = Annotated[float, Field(ge=0, le=1), AfterValidator(_clear_of_limits)]
 Exponent = Annotated[float, Field(ge=0), AfterValidator(_clear_of_zero)]
 # Nearer to 1 the mixture is the distribution itself to the digits of float32.
 SkewShare = Annotated[float, Field(ge=0, le=0.999)]

@@ -111,14 +111,14 @@ def run_capture(job: CaptureJob) -> Manifest:
             for path in set_aside_damaged(directory):
                 report_status(f"{path}: damaged, moved aside and captured again")
         ranks.wait()  # until the first rank has claimed the store and set damaged shards aside
-        codec, longest, num_tokens = job.settings.codec, max(job.plan.lengths), manifest.num_tokens
         engine: Engine
         if teacher is not None:
-            engine = TransformersEngine(teacher, job.settings, num_tokens)
+            engine = TransformersEngine(teacher, job.settings, manifest.num_tokens)
         else:
+            codec, longest = job.settings.codec, max(job.plan.lengths)
             assert isinstance(codec, TopK), "the settings refuse others"
             if isinstance(job.teacher, Served):
-                engine = ServedEngine(job.teacher, codec, num_tokens, job.renderer, longest)
+                engine = ServedEngine(job.teacher, codec, manifest.num_tokens, job.renderer, longest)
             else:
                 assert isinstance(job.teacher, Pretrained), "checked for the manifest"
                 engine = VllmEngine(job.teacher, codec, longest, job.dtype)

@@ -152,16 +152,17 @@ class ServedEngine(Servers):
 
     def __call__(self, sequences: Sequence[Example]) -> list[Arrays]:
         """The stored columns of every sequence."""
+        # A teacher without a server ends the capture before any request waits for a thread.
+        k, servers = self.codec.k, [self.of(example.teacher).name for example in sequences]
         # All requests go out before the first answer is read, so that the server can batch them.
-        futures = [self.ask(example.teacher, example.input_ids, self.codec.k) for example in sequences]
+        futures = [self.ask(example.teacher, example.input_ids, k) for example in sequences]
         rows = []
-        for future, example in zip(futures, sequences, strict=True):
-            name, k = self.of(example.teacher).name, self.codec.k
-            support = read_support(future.result(), example.input_ids, k, name, "capture.codec.k")
+        for server, future, example in zip(servers, futures, sequences, strict=True):
+            support = read_support(future.result(), example.input_ids, k, server, "capture.codec.k")
             highest = int(support.token_ids.max(initial=0))
             if highest >= self.num_tokens:
                 raise TargetsError(
-                    f"{name}: token {highest} is among the {k} likeliest, and the student's head has "
+                    f"{server}: token {highest} is among the {k} likeliest, and the student's head has "
                     f"{self.num_tokens} rows; lower capture.codec.k, or train with the teacher live"
                 )
             rows.append(support.columns(self.codec.precision))

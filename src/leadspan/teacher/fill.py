@@ -157,9 +157,10 @@ def fill_store(
             with ShardWriter(directory / SHARDS_DIR, number, manifest) as writer:
                 for indices in plan.packs[slice(*plan.shards[number])]:
                     pack = [sequences[i] for i in indices]
+                    captured = engine(pack)
                     rows = [
                         {"input_ids": e.input_ids.astype("<i4"), "section": e.section_ids[1:].astype("u1"), **columns}
-                        for e, columns in zip(pack, engine(pack), strict=True)
+                        for e, columns in zip(pack, captured, strict=True)
                     ]
                     writer.write([bytes.fromhex(e.example_id) for e in pack], rows)
                     # As if all ranks were equally fast.
