@@ -331,6 +331,27 @@ def test_a_fingerprint_does_not_depend_on_the_recipes_before_it(tmp_path: Path) 
         assert [fingerprints.of(recipe) for recipe in recipes] == [Fingerprints({}).of(recipe) for recipe in recipes]
 
 
+def test_a_file_that_is_named_twice_counts_as_in_earlier_versions(tmp_path: Path, monkeypatch: Any) -> None:
+    """Studies of earlier versions find their runs by it."""
+    monkeypatch.chdir(tmp_path)
+    toy_recipe(tmp_path)
+    Path("task.jsonl").write_text('{"problem": "1", "answer": "1"}\n')
+
+    def hashes(train: str, task: str, prompts: str | None = None) -> set[str]:
+        of_task = {"name": "toy", "path": task, "grader": "exact"}
+        more = {"rollout": {"prompts": {"kind": "task", "task": {**of_task, "path": prompts}}}} if prompts else {}
+        data = {"train": {"path": train}, "validation": {"kind": "none"}}
+        recipe = toy_recipe(tmp_path, data=data, evaluation={"tasks": [of_task]}, loss={"kl_weight": 1}, **more)
+        fingerprints = Fingerprints({})
+        fingerprints.of(recipe)
+        return {key for key in fingerprints.hashes if "jsonl" in key}
+
+    train = "traces.jsonl train None"
+    assert hashes("traces.jsonl", "./traces.jsonl") == {train, "traces.jsonl test None"}
+    assert hashes("./traces.jsonl", "./traces.jsonl") == {train, "traces.jsonl"}
+    assert hashes("traces.jsonl", "task.jsonl", "task.jsonl") == {train, "task.jsonl"}
+
+
 def test_what_is_made_first_is_known_by_how_it_is_made(tmp_path: Path) -> None:
     student = {"kind": "pretrained", "path": str(tmp_path / "made" / "student")}
     made = toy_recipe(tmp_path, output=str(tmp_path / "made"))

@@ -143,14 +143,18 @@ class Fingerprints:
             contents.append(self.made_before.get(store) or json.dumps(read_joined(store).identity(), sort_keys=True))
         contents += [self._records(source) for source in sources]
         contents += [self._content(Path(path)) for path in paths if path]
+        read = {source.path for source in sources}
         for task in recipe.evaluation.tasks:
-            # Of a directory with splits or subsets, those that the task reads.
-            has_parts = task.subset is not None and Path(task.path).is_dir()
-            is_read = has_parts or task.path in {source.path for source in sources}
-            contents.append(self._records(task.source, "test") if is_read else self._content(Path(task.path)))
+            path = Path(task.path)
+            # Of a directory with splits or subsets, those that the task reads; a file of traces counts as these do.
+            is_read = (task.subset is not None or task.path in read) if path.is_dir() else str(path) in read
+            contents.append(self._records(task.source, "test") if is_read else self._content(path))
         prompts = recipe.rollout and recipe.rollout.prompts
         if isinstance(prompts, TaskPrompts):
-            contents.append(self._records(prompts.task.source, "test"))
+            path, evaluated = Path(prompts.task.path), {str(Path(task.path)) for task in recipe.evaluation.tasks}
+            # A file of a task that is evaluated counts as that does.
+            is_evaluated = path.is_file() and prompts.task.path in evaluated - read
+            contents.append(self._content(path) if is_evaluated else self._records(prompts.task.source, "test"))
         if recipe.data.rendering.chat_template:
             contents.append(self._content(Path(recipe.data.rendering.chat_template)))
         return hashlib.sha256("\0".join(contents).encode()).hexdigest()
