@@ -40,6 +40,15 @@ def test_help_loads_neither_torch_nor_transformers() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_what_plans_the_controls_of_a_study_loads_no_model_classes() -> None:
+    code = (
+        "import sys, leadspan.inputs, leadspan.training.steps\n"
+        "print([m for m in ('transformers.modeling_utils', 'transformers.trainer', 'peft') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 @pytest.mark.parametrize("command", ["preview", "audit"])
 def test_what_reads_data_alone_loads_no_model_classes(command: str, tmp_path: Path) -> None:
     path = write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")

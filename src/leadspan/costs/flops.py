@@ -115,6 +115,10 @@ class ModelShape:
         return self.adapter_params or self.num_params
 
 
+Shapes = tuple[ModelShape, ModelShape | None]
+"""Shapes of a student and of the part of its teacher that computes; None without one."""
+
+
 class ExampleSize(NamedTuple):
     """The figures of an example that the counts need.
 

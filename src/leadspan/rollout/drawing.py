@@ -11,7 +11,15 @@ from peft import PeftModel
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from leadspan.costs.flops import ExampleSize, FlopsByPart, ModelShape, forward_head, rollout_flops, training_flops
+from leadspan.costs.flops import (
+    ExampleSize,
+    FlopsByPart,
+    ModelShape,
+    Shapes,
+    forward_head,
+    rollout_flops,
+    training_flops,
+)
 from leadspan.data.examples import Example, Examples
 from leadspan.data.packing import Batch, pack
 from leadspan.errors import ModelError
@@ -27,8 +35,6 @@ from leadspan.status import report_detail
 
 WholeIds = dict[tuple[str, int], list[int]]
 """New token ids of whole rollouts, by key of the prompt and number of the sample."""
-
-Shapes = tuple[ModelShape, ModelShape | None]
 
 
 @dataclass(frozen=True)

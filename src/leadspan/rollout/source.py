@@ -14,7 +14,7 @@ import torch
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 
-from leadspan.costs.flops import ExampleSize, StepCounts
+from leadspan.costs.flops import ExampleSize, Shapes, StepCounts
 from leadspan.data.examples import Example
 from leadspan.data.packing import Batch
 from leadspan.data.supervision import RandomTokens, layout_sizes
@@ -22,7 +22,7 @@ from leadspan.errors import RunError
 from leadspan.evaluation.sampling import seed_of
 from leadspan.evaluation.settings import Vllm
 from leadspan.ranks import process_state
-from leadspan.rollout.drawing import RolloutInputs, Shapes, draw_rollouts, drawing_twin
+from leadspan.rollout.drawing import RolloutInputs, draw_rollouts, drawing_twin
 from leadspan.rollout.record import ROLLOUTS_FILE, RolloutLine, RolloutRecord
 from leadspan.rollout.rows import Rollout, StepCourse, Turn, overlaps
 from leadspan.rollout.vllm_engine import VllmDrawing

@@ -5,15 +5,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import TrainingArguments
 
-from leadspan.costs.flops import ExampleSize, StepCounts, training_flops
+from leadspan.costs.flops import ExampleSize, Shapes, StepCounts, training_flops
 from leadspan.data.packing import best_fit, plan_staged
 from leadspan.errors import SettingsError
-from leadspan.rollout.drawing import Shapes
 from leadspan.training.settings import ByExamples, TrainingSettings
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +114,10 @@ _SCHEDULES = {"one_cycle": "constant", "cosine": "cosine", "linear": "linear", "
 
 def training_arguments(
     directory: Path, settings: TrainingSettings, plan: StepPlan, seed: int, has_validation: bool, use_bf16: bool
-) -> TrainingArguments:
+) -> "TrainingArguments":
     """Transformers' arguments of a planned run in its directory."""
+    from transformers import TrainingArguments  # loads PEFT and more, for two seconds: a study only plans steps
+
     arguments = TrainingArguments(
         output_dir=str(directory / "checkpoints"),
         use_cpu=not torch.accelerator.is_available(),

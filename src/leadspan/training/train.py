@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
-from leadspan.costs.flops import FlopsByPart, StepCounts
+from leadspan.costs.flops import FlopsByPart, Shapes, StepCounts
 from leadspan.costs.settings import Device
 from leadspan.data.examples import Examples
 from leadspan.data.packing import plan_by_tokens
@@ -32,7 +32,6 @@ from leadspan.models.settings import ModelSettings
 from leadspan.models.shapes import shape_of, uses_bf16
 from leadspan.processes import Terminated, deferred
 from leadspan.ranks import PeakMemory, device_name, freed_memory_reused, peak_flops, process_state
-from leadspan.rollout.drawing import Shapes
 from leadspan.rollout.source import Rollouts
 from leadspan.teacher.source import TeacherSource
 from leadspan.training.callbacks import Clock, EnergyMeter, MetricsFile, ProgressCallback, StepProfiler
