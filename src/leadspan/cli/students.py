@@ -81,8 +81,8 @@ def evaluate(options: argparse.Namespace) -> None:
         # A finished evaluation is not resumed; an interrupted one has no run.json yet.
         if (options.output / RUN_FILE).exists():
             raise RunError(f"--output {options.output}: it holds a finished run; give another directory")
+        model = (evaluated.model, evaluated.tokenizer, evaluated.rendering)
         with status_line():
-            model = (evaluated.model, evaluated.tokenizer, evaluated.rendering)
             results = evaluate_model(*model, settings, options.output)
         record = {"environment": environment(settings.sampling.seed), "evaluations": results}
         if trained is not None:
@@ -294,8 +294,7 @@ def push(options: argparse.Namespace) -> None:
     from leadspan.results import load_run
     from leadspan.training.result import STUDENT_DIR
 
-    # Only a finished run is pushed: one that still trains has no student yet.
-    load_run(options.run)
+    load_run(options.run)  # only a finished run is pushed: one that still trains has no student yet
     check_push(options.name)
     with status_line(f"uploading {options.run / STUDENT_DIR} to {options.name}"):
         # Without --private the Hub's own default holds for a new repository.
@@ -343,8 +342,8 @@ def export(options: argparse.Namespace) -> None:
         print_plain("\n".join(f"wrote {file}" for file in tasks.files))
         print_plain(f"\nlm-evaluation-harness, in an environment that has leadspan too:\n  {tasks.harness}")
         if tasks.lighteval:
-            print_plain("lighteval, in an environment of its own, with its own prompts and graders:")
-            print_plain(f"  {tasks.lighteval}")
+            title = "lighteval, in an environment of its own, with its own prompts and graders"
+            print_plain(f"{title}:\n  {tasks.lighteval}")
         if recipe.evaluation.sampling.thinking_budget is not None:
             print_plain("neither closes thinking after sampling.thinking_budget; their figures are without one")
         if tasks.without_lighteval:
