@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,14 @@ def test_samples_and_metrics_that_are_not_there_are_told(pair: ReportInputs) -> 
         "lead 0.5: its samples on toy are missing",
     ]
     assert "Files that are missing (3)" in report_text(report, "html")
+
+
+def test_samples_whose_path_cannot_be_looked_at_are_missing(pair: ReportInputs) -> None:
+    with_samples(pair, 0, FULL_ROWS)
+    full, cut = pair.runs
+    too_long = [result.model_copy(update={"samples_file": "x" * 300}) for result in cut.evaluations]
+    changed = replace(pair, runs=(full, cut.model_copy(update={"evaluations": too_long})))
+    assert "lead 0.5: its samples on toy are missing" in build_report(changed).absent
 
 
 def test_long_texts_keep_both_ends_and_say_what_is_left_out(pair: ReportInputs) -> None:

@@ -5,6 +5,7 @@ renaming a run or moving its directory changes no number.
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,8 @@ class NamedRun:
     def samples_of(self, result: EvalResult) -> Path | None:
         """Samples of one of its results; None where they are missing: they are large, and often not copied along."""
         path = self.directory / (result.samples_file or "")
-        return path if result.samples_file is not None and path.is_file() else None
+        # By `os`: a path that cannot be looked at, too, is missing.
+        return path if result.samples_file is not None and os.path.isfile(path) else None
 
 
 def _stored_at(path: Path) -> ReportInputs:
