@@ -167,32 +167,14 @@ def turn_fault(
 
     `end` is the special token that ends a turn, `eos` the one that ends a text for the tokenizer, if there is one.
     """
-    is_append, tags = rendering.assistant_turn == "append", (rendering.think_open, rendering.think_close)
-    fault = opening = closing = ""
-    if turn.thought is not None and not _fits(turn, rendering):
-        before, behind = turn.thought
-        begin = _common_begin([turn.header, before, *([] if turn.history is None else [turn.history])])
-        opening, closing = before[len(begin) :].strip(), behind.strip()
-        fault = f"it writes the chain of thought between {opening!r} and {closing!r}, {_NOT_THE_TAGS}"
-        if not closing or COT in closing:
-            return fault
-        if not opening:
-            return (
-                f"{fault}; set data.rendering.think_open to the end of its generation header, {_shown(turn.header)}, "
-                f"that opens thinking, and think_close: {_quoted(closing)}"
-            )
-    elif turn.thought is None and turn.switched and not any(tag in turn.switched for tag in tags):
-        # An empty thought is an opening and a closing tag; the last bracket is where the closing one begins.
-        border = max(turn.switched.rfind("<"), turn.switched.rfind("["), 0)
-        opening, closing = turn.switched[:border].strip(), turn.switched[border:].strip()
-        fault = f"a variable of it writes {turn.switched!r} into the generation header, {_NOT_THE_TAGS}"
-        opening, closing = opening or closing, closing if opening else "the tag that belongs to it"
+    is_append, tags = rendering.assistant_turn == "append", rendering.think_open + rendering.think_close
+    fault = _tags_fault(turn, rendering)
+    if not fault and is_append:
+        fault = append_fault(turn, rendering)
     if fault:
-        return f"{fault}; set data.rendering.think_open: {_quoted(opening)} and think_close: {_quoted(closing)}"
-    if is_append and (fault := append_fault(turn, rendering)):
         return fault
     # No thought was shown, so the tags in the template's source are all that there is to compare.
-    if not turn.thought and turn.named and not any(tag in "".join(tags) for tag in turn.named):
+    if not turn.thought and turn.named and not any(tag in tags for tag in turn.named):
         return (
             f"its source has {', '.join(map(repr, turn.named))}, {_NOT_THE_TAGS}; set "
             "data.rendering.think_open and think_close to what its model writes around a chain of thought"
@@ -209,6 +191,34 @@ def turn_fault(
     examples += [f"{eos!r}, which ends a text for the tokenizer"] if eos and eos != following else []
     such_as = f", such as {' or '.join(examples)}" if examples else ""
     return f"it ends an assistant turn with no special token; set data.rendering.end_of_turn to one that does{such_as}"
+
+
+def _tags_fault(turn: AssistantTurn, rendering: Rendering) -> str:
+    """What is wrong with the think tags of the settings, where the template writes its own."""
+    if turn.thought is not None:
+        if _fits(turn, rendering):
+            return ""
+        before, behind = turn.thought
+        begin = _common_begin([turn.header, before, *([] if turn.history is None else [turn.history])])
+        opening, closing = before[len(begin) :].strip(), behind.strip()
+        fault = f"it writes the chain of thought between {opening!r} and {closing!r}, {_NOT_THE_TAGS}"
+        if not closing or COT in closing:
+            return fault
+        if not opening:
+            return (
+                f"{fault}; set data.rendering.think_open to the end of its generation header, {_shown(turn.header)}, "
+                f"that opens thinking, and think_close: {_quoted(closing)}"
+            )
+    else:
+        if not turn.switched or rendering.think_open in turn.switched or rendering.think_close in turn.switched:
+            return ""
+        # An empty thought is an opening and a closing tag; the last bracket is where the closing one begins.
+        border = max(turn.switched.rfind("<"), turn.switched.rfind("["), 0)
+        opening, closing = turn.switched[:border].strip(), turn.switched[border:].strip()
+        fault = f"a variable of it writes {turn.switched!r} into the generation header, {_NOT_THE_TAGS}"
+        if not opening:
+            opening, closing = closing, "the tag that belongs to it"
+    return f"{fault}; set data.rendering.think_open: {_quoted(opening)} and think_close: {_quoted(closing)}"
 
 
 def _fits(turn: AssistantTurn, rendering: Rendering) -> bool:

@@ -280,22 +280,27 @@ def _losses(
                 offsets = None if drawn is None else drawn[rows]
                 arrays = encode(logits, labels[rows], codec, temperatures, offsets)
                 decoded = {name: torch.from_numpy(a).to(logits.device) for name, a in decode(arrays, codec).items()}
-                ids, log_p_kept = decoded["token_ids"], decoded["log_probs"].double()
-                used = torch.isfinite(log_p_kept)  # unused slots have -inf
-                entries[number] += int(used.sum())
-                ratio = torch.where(used, log_p_kept - log_q.gather(1, ids), 0.0)
-                # A drawn support: `sum_i w_i log(p_i / q_i)`. A head of the distribution and its tail, `P` and `Q` the
-                # masses outside: `sum_K p log(p / q) + P log(P / Q)`.
-                if isinstance(codec, Sampled):
-                    stored = torch.linalg.vecdot(decoded["sample_weights"].double(), ratio)
-                else:
-                    # The student's mass outside: its probabilities with those of the support subtracted in place,
-                    # then summed, since 1 minus the support's sum would cancel.
-                    off = log_q.exp()
-                    off.scatter_add_(1, ids, torch.where(used, -off.gather(1, ids), 0.0))
-                    outside, rest = torch.from_numpy(arrays["outside"]).to(log_q), off.sum(1)
-                    log_ratio = (outside.clamp(min=1e-300) / rest.clamp(min=1e-300)).log()
-                    tail = torch.where(outside > 0, outside * log_ratio, 0.0)
-                    stored = torch.linalg.vecdot(log_p_kept.exp(), ratio) + tail
+                stored = _kl_of_support(decoded, arrays["outside"], log_q)
+                entries[number] += int(torch.isfinite(decoded["log_probs"]).sum())
             lost[number].append((kl - stored).cpu().numpy())
     return [np.concatenate(chunks) for chunks in lost], np.concatenate(full), [n / len(labels) for n in entries]
+
+
+def _kl_of_support(decoded: dict[str, torch.Tensor], outside: np.ndarray, log_q: torch.Tensor) -> torch.Tensor:
+    """The KL that a sparse codec's targets give at each position.
+
+    A drawn support: `sum_i w_i log(p_i / q_i)`. A head of the distribution and its tail, `P` (`outside`) and `Q` the
+    masses outside: `sum_K p log(p / q) + P log(P / Q)`.
+    """
+    ids, log_p = decoded["token_ids"], decoded["log_probs"].double()
+    used = torch.isfinite(log_p)  # unused slots have -inf
+    ratio = torch.where(used, log_p - log_q.gather(1, ids), 0.0)
+    if "sample_weights" in decoded:
+        return torch.linalg.vecdot(decoded["sample_weights"].double(), ratio)
+    # The student's mass outside: its probabilities with those of the support subtracted in place, then summed, since 1
+    # minus the support's sum would cancel.
+    off = log_q.exp()
+    off.scatter_add_(1, ids, torch.where(used, -off.gather(1, ids), 0.0))
+    mass, rest = torch.from_numpy(outside).to(log_q), off.sum(1)
+    tail = torch.where(mass > 0, mass * (mass.clamp(min=1e-300) / rest.clamp(min=1e-300)).log(), 0.0)
+    return torch.linalg.vecdot(log_p.exp(), ratio) + tail
