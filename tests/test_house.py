@@ -1,4 +1,4 @@
-"""The counter of the source tree counts right, and CONTRIBUTING names places that exist."""
+"""The counter of the source tree counts right, and CONTRIBUTING and the decisions name places that exist."""
 
 import re
 from pathlib import Path
@@ -52,3 +52,13 @@ def test_contributing_names_places_that_exist() -> None:
     for path, name in places:
         source = (REPOSITORY / "src" / "leadspan" / f"{path}.py").read_text(encoding="utf-8")
         assert re.search(rf"^(def|class) {name}\b", source, re.MULTILINE), f"{path}: {name}"
+
+
+def test_decisions_name_files_that_exist() -> None:
+    pages = sorted((REPOSITORY / "docs" / "decisions").glob("0*.md"))
+    names = [
+        (page.name, name) for page in pages for name in re.findall(r"`([\w/]+\.py)\b", page.read_text(encoding="utf-8"))
+    ]
+    roots = (REPOSITORY / "src" / "leadspan", REPOSITORY)
+    assert len(names) > 10
+    assert not [(page, name) for page, name in names if not any((root / name).exists() for root in roots)]
