@@ -157,14 +157,10 @@ def fill_store(
             with ShardWriter(directory / SHARDS_DIR, number, manifest) as writer:
                 for indices in plan.packs[slice(*plan.shards[number])]:
                     pack = [sequences[i] for i in indices]
-                    captured = engine(pack)
-                    rows = [
-                        {"input_ids": e.input_ids.astype("<i4"), "section": e.section_ids[1:].astype("u1"), **columns}
-                        for e, columns in zip(pack, captured, strict=True)
-                    ]
-                    writer.write([bytes.fromhex(e.example_id) for e in pack], rows)
+                    rows = _with_tokens(pack, engine(pack))
+                    writer.write([bytes.fromhex(example.example_id) for example in pack], rows)
                     # As if all ranks were equally fast.
-                    num_done = min(total, num_done + ranks.number * sum(len(e.input_ids) - 1 for e in pack))
+                    num_done = min(total, num_done + ranks.number * sum(len(example.input_ids) - 1 for example in pack))
                     # 1e-9: on a coarse clock the first pack may take no time at all.
                     speed = num_done / max(time.perf_counter() - begun, 1e-9)
                     progress.report(num_done, f", {speed:,.0f} tokens/s")
@@ -189,6 +185,15 @@ def fill_store(
         write_manifest(manifest, directory)
     ranks.wait()
     return manifest
+
+
+def _with_tokens(pack: Sequence[Example], captured: Sequence[Arrays]) -> list[Arrays]:
+    """What is stored of each sequence: its tokens, the sections of its positions, and what was captured."""
+    rows: list[Arrays] = []
+    for example, columns in zip(pack, captured, strict=True):
+        sections = example.section_ids[1:].astype("u1")
+        rows.append({"input_ids": example.input_ids.astype("<i4"), "section": sections, **columns})
+    return rows
 
 
 def merge_stores(paths: Sequence[Path], output: Path) -> Manifest:
