@@ -195,19 +195,28 @@ def test_a_tracker_that_cannot_be_opened_ends_the_run_and_one_that_fails_later_d
 def test_a_resumed_run_continues_its_run_of_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a stand-in, since Trackio is no dependency: without an id a resumed run would begin a new one."""
     begun: list[str] = []
+    ids = iter(("7", "7", "8", "9", "10"))
 
     def init(**options: Any) -> SimpleNamespace:
         begun.append(options["resume"])
-        return SimpleNamespace(id="7", log=lambda *_, **__: None, finish=lambda: None)
+        return SimpleNamespace(id=next(ids), log=lambda *_, **__: None, finish=lambda: begun.append("finished"))
 
     stand_in = ModuleType("trackio")
     vars(stand_in)["init"] = init
     monkeypatch.setitem(sys.modules, "trackio", stand_in)
     recipe = tracked_recipe(tmp_path, "trackio")
-    for step in (0, 3, 0):
+    for step in (0, 3):
         with Trackers(recipe) as trackers:
             trackers.start(step)
-    assert begun == ["never", "must", "never"]
+    assert begun == ["never", "finished", "must", "finished"]
+    begun.clear()
+    with Trackers(recipe) as trackers:
+        trackers.start(6)  # the last run of its name is another's by now
+    assert begun == ["must", "finished", "never", "finished"]
+    begun.clear()
+    with Trackers(recipe) as trackers:
+        trackers.start()
+    assert begun == ["never", "finished"]
 
 
 def test_tensorboard_has_a_row_of_settings_and_figures(tmp_path: Path) -> None:

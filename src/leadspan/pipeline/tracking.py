@@ -133,6 +133,11 @@ class Trackers(TrainerCallback, AbstractContextManager["Trackers"]):
             case _:
                 raise AssertionError(f"training.report_to names {name}")
         tracker.start()
+        if isinstance(tracker, TrackioTracker) and known_id not in (None, tracker.tracker.id):
+            # Trackio resumes the last run of a name, which may be that of another seed.
+            tracker.finish()
+            tracker.init_kwargs["resume"] = "never"
+            tracker.start()
         self._open[name] = tracker
         if isinstance(tracker, MLflowTracker):
             if is_new:
