@@ -190,12 +190,12 @@ def _outcome(frontier: Frontier, row: Row, target: float, cost: CostName) -> str
     shown = together or ratio
     # One decimal more where the lower end would otherwise read as the target itself.
     digits = 1 if round(100 * shown.low) == round(100 * target) else 0
-    saving = _saving(frontier, row, cost)
+    chosen = _saving(frontier, row, cost)
     # The sentence adds tokens to every cost, and time to tokens where times can be compared.
     names: tuple[CostName, ...] = (cost, "tokens" if cost != "tokens" else "seconds")
     # Where this cost gives no reason to choose the policy, a reader wants to know whether another does.
-    names = names if saving and saving.change == "saved" else (*names, "tokens", "flops")
-    savings = [saving for name in dict.fromkeys(names) if (saving := _saving(frontier, row, name)) is not None]
+    names = names if chosen and chosen.change == "saved" else (*names, "tokens", "flops")
+    savings = list(filter(None, (_saving(frontier, row, name) for name in dict.fromkeys(names))))
     changes: list[str] = []
     for verb in ("saved", "added"):
         moved = [s for s in savings if s.change == verb]
@@ -205,8 +205,9 @@ def _outcome(frontier: Frontier, row: Row, target: float, cost: CostName) -> str
     # What is within rounding or seed noise is no saving, and is said apart.
     same = [f"the same {COST_WORDS[s.name]} ({s.figures})" for s in savings if s.change == "same"]
     saved += f" and took {' and '.join(same)}" if same else ""
-    for s in (s for s in savings if s.change == "unclear"):
-        saved += f"; whether it saves {COST_WORDS[s.name]} is unclear ({s.figures})"
+    for saving in savings:
+        if saving.change == "unclear":
+            saved += f"; whether it saves {COST_WORDS[saving.name]} is unclear ({saving.figures})"
     full = frontier.row(row.reference)
     of_full = f" ({full.label}: {percent(full.termination.value)})" if full else ""
     ended = f"it ended {percent(row.termination.value)} of its answers{of_full}"
