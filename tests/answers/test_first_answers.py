@@ -13,6 +13,8 @@ from leadspan.models.reading import load_tokenizer
 from leadspan.traces.read import read_traces
 from leadspan.traces.records import Trace
 from leadspan.traces.settings import TraceSource
+from leadspan.worlds.problems import DeriveAndVerify, Multiplication, World
+from leadspan.worlds.word_problems import WordProblems
 
 HERE = Path(__file__).parent
 NEAR_TOKENS = 40
@@ -71,6 +73,13 @@ def test_a_list_in_another_order_comes_before_the_same_list_spelt_as_the_gold() 
     cot = "So the roots are 7, 5, 3. In order they are 3, 5, 7."
     found = find_candidates(cot, "What are the roots?", Gold("3, 5, 7", "record")).candidates
     assert [(candidate.text, candidate.is_equal) for candidate in found] == [("7, 5, 3", False), ("3, 5, 7", True)]
+
+
+@pytest.mark.parametrize("world", [DeriveAndVerify(), Multiplication(), WordProblems(num_checks=3)])
+def test_the_first_statement_of_a_generated_problem_is_where_its_derivation_ends(world: World) -> None:
+    for problem in world.problems(300, 0, "train"):
+        (found,) = find_candidates(problem.cot, problem.prompt, Gold(problem.answer, "record")).candidates
+        assert problem.derivation.rindex("=") < found.start < len(problem.derivation), problem.cot
 
 
 def labels() -> list[dict[str, str | int]]:

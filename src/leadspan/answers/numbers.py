@@ -195,7 +195,9 @@ _RESTS = re.compile(
     r"\b(?:wait|hold on|(?:double[- ])?check\w*|verif\w+|confirm\w*|make sure|alternatively|another way|"
     r"answer|final|question|problem|"
     r"right\?|correct|conclu\w+|summ\w+|recap|in total|altogether|yep|yes|that's it|seems|makes sense|fits|"
-    r"matches|interesting)\b|\Z",
+    r"matches|interesting|redo\w*|repeat the|reread\w*|(?:it|this|that) (?:again|once more)|to be sure|in the end|"
+    r"backwards?|other way|(?:comes?|back) (?:back )?(?:to|at) the start|(?:right|which) numbers|the result is|"
+    r"ends? (?:with|at)|in a row|one after the other)\b|\Z",
     re.IGNORECASE,
 )
 # The variable whose value is asked for.
