@@ -153,17 +153,20 @@ def resolve(all_candidates: Sequence[Candidates], grader: MathGrader) -> tuple[l
     Returns:
         Its index in `candidates`, or None, for each trace; and how many comparisons broke the limits.
     """
-    unsure = [
-        (c.text, candidates.gold.text) for candidates in all_candidates for c in candidates.candidates if not c.is_equal
-    ]
-    answers, golds = [text for text, _ in unsure], [gold for _, gold in unsure]
-    verdicts = grader.grade_answers(answers, golds) if unsure else []
-    remaining = iter(verdicts)
+    outcomes = grader.decide_all(
+        [
+            ("answer", candidate.text, candidates.gold.text)
+            for candidates in all_candidates
+            for candidate in candidates.candidates
+            if not candidate.is_equal
+        ]
+    )
+    remaining = iter(outcomes)
     first: list[int | None] = []
     for candidates in all_candidates:
         is_right = [candidate.is_equal or next(remaining) == "right" for candidate in candidates.candidates]
         first.append(is_right.index(True) if True in is_right else None)
-    return first, verdicts.count("timeout")
+    return first, outcomes.count("timeout")
 
 
 def _statements(cot: str, question: str, gold: str) -> Iterator[Candidate]:

@@ -207,12 +207,12 @@ class MathGrader:
             (committed_boxes(text) or "").strip() if item.finished and not thinks_to_the_end(item.text) else ""
             for item, text in zip(items, texts, strict=True)
         ]
-        strict = self._decide_all(
+        strict = self.decide_all(
             [("answer", box, gold) if box else "no_answer" for box, gold in zip(boxes, golds, strict=True)]
         )
         # What is right by the strict score is right by the flexible one.
         stated = zip(strict, texts, golds, strict=True)
-        flexible = self._decide_all(
+        flexible = self.decide_all(
             ["right" if outcome == "right" else ("text", text, gold) for outcome, text, gold in stated]
         )
         return [Verdict(s, f, box or None) for s, f, box in zip(strict, flexible, boxes, strict=True)]
@@ -223,7 +223,7 @@ class MathGrader:
         The answer is the last box after the thinking, or all of that text where there is no box.
         """
         answers = [_last_box_or_all(item).strip() for item in items]
-        outcomes = self._decide_all(
+        outcomes = self.decide_all(
             [
                 ("entry", answer, item.gold) if answer else "no_answer"
                 for answer, item in zip(answers, items, strict=True)
@@ -231,16 +231,12 @@ class MathGrader:
         )
         return [_verdict(*row) for row in zip(items, outcomes, answers, strict=True)]
 
-    def grade_answers(self, answers: Sequence[str], golds: Sequence[str]) -> list[Outcome]:
-        r"""Compare answers, each as if it were the content of a `\boxed{}`, with their golds."""
-        return self._decide_all([("answer", answer, gold) for answer, gold in zip(answers, golds, strict=True)])
-
     def unreadable(self, golds: Sequence[str]) -> list[int]:
         """Which golds can be compared with answers as text alone, since they cannot be read as maths or words."""
-        outcomes = self._decide_all([("gold", "", bare_gold(gold)) for gold in golds])
+        outcomes = self.decide_all([("gold", "", bare_gold(gold)) for gold in golds])
         return [i for i, outcome in enumerate(outcomes) if outcome != "right"]
 
-    def _decide_all(self, questions: Sequence[Question | Outcome]) -> list[Outcome]:
+    def decide_all(self, questions: Sequence[Question | Outcome]) -> list[Outcome]:
         """The outcome of every question; what is decided already is not asked. Calls take turns."""
         unique = list(dict.fromkeys(question for question in questions if not isinstance(question, str)))
 

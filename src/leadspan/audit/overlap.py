@@ -44,8 +44,8 @@ _FUNCTION_TEXT = (
     "against again also both few many much per one two out off through because while until here just let"
 )
 _FUNCTION_WORDS = frozenset(_FUNCTION_TEXT.split())
-# Longer ones before those that they end with.
-_ENDINGS = ("ing", "ed", "es", "s")
+# Of plurals and verbs. Three letters must be left, so that `sing` and `bed` stay whole.
+_ENDING = re.compile(r"(?<=...)(?:ing|ed|es|s)\Z")
 
 
 def thirds_of_words(tokens: Sequence[str]) -> list[int]:
@@ -74,7 +74,7 @@ def content_stems(text: str) -> set[str]:
     """
     # Full-width letters count as the usual ones.
     text = normalize("NFKC", text).casefold()
-    stems = {_stem(word) for word in _CONTENT.findall(text) if word not in _FUNCTION_WORDS}
+    stems = {_ENDING.sub("", word) for word in _CONTENT.findall(text) if word not in _FUNCTION_WORDS}
     return stems.union(*(map("".join, pairwise(run)) for run in _RUN.findall(text)))
 
 
@@ -88,14 +88,6 @@ def repeated_content(prompt: str, cot: str) -> tuple[tuple[int, int], tuple[int,
     said = {number.value for number in (*numbers(cot), *small_number_words(cot))} if asked else set()
     said_stems = content_stems(cot) if stems else set[str]()
     return (len(asked), len(asked & said)), (len(stems), len(stems & said_stems))
-
-
-def _stem(word: str) -> str:
-    for ending in _ENDINGS:
-        # Three letters must be left, so that `sing` and `bed` stay whole.
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word.removesuffix(ending)
-    return word
 
 
 LONGEST_PERIOD = 256

@@ -25,7 +25,6 @@ from leadspan.sources import Source, check_sources
 from leadspan.text import print_plain
 
 if TYPE_CHECKING:
-    from leadspan.audit.settings import AuditSettings
     from leadspan.recipe import Part
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
@@ -58,19 +57,6 @@ def audit(options: argparse.Namespace) -> None:
     """Audit traces before training: lengths, first answers, the predicted break point, losses per cut, duplicates."""
     if options.workers is not None and options.workers < 1:
         raise SettingsError(f"--workers {options.workers}: must be at least 1")
-    settings = _settings(options)
-    load_libraries()
-    from leadspan.audit.audit import run_audit
-    from leadspan.audit.findings import blocks
-
-    with status_line():
-        result = run_audit(settings, options.workers or min(8, os.cpu_count() or 1))
-    title = f"{result.source}, tokens of {result.tokenizer}"
-    show([title, *blocks(result)], result.model_dump(mode="json"), options.json)
-
-
-def _settings(options: argparse.Namespace) -> "AuditSettings":
-    """The settings of the audit, from a recipe or from options alone."""
     is_recipe = Path(options.data).suffix.lower() in (".yaml", ".yml")
     if is_recipe:
         check_kind(Path(options.data), "recipe")  # answered before the settings are imported
@@ -117,7 +103,15 @@ def _settings(options: argparse.Namespace) -> "AuditSettings":
     apply_overrides(values, options.thresholds)
     settings = validate(AuditSettings, values, "audit")
     check_sources([*sources, *further], options.data)
-    return settings
+
+    load_libraries()
+    from leadspan.audit.audit import run_audit
+    from leadspan.audit.findings import blocks
+
+    with status_line():
+        result = run_audit(settings, options.workers or min(8, os.cpu_count() or 1))
+    title = f"{result.source}, tokens of {result.tokenizer}"
+    show([title, *blocks(result)], result.model_dump(mode="json"), options.json)
 
 
 @command(

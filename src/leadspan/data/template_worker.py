@@ -80,13 +80,6 @@ def _compiled(template: str, now: str) -> jinja2.Template:
     return _environment(now).from_string(template)
 
 
-def _prepared(message: dict[str, Any]) -> dict[str, Any]:
-    """A message without nulls, its reasoning under each key that templates read."""
-    message = {key: value for key, value in message.items() if value is not None}
-    reasoning = next((message[key] for key in _REASONING_KEYS if key in message), None)
-    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
-
-
 def _names_read(tree: nodes.Template) -> dict[str, list[str]]:
     """The names that a template reads without setting them, each with the texts that it compares it with."""
     compared: dict[str, list[str]] = {}
@@ -120,8 +113,15 @@ def answer(request: dict[str, Any]) -> tuple[str, Any]:
         for messages, add_generation_prompt in request["conversations"]:
             # The `random` filter of jinja draws from this generator.
             random.seed(0)
+            prepared: list[dict[str, Any]] = []
+            for message in messages:  # without nulls, and with its reasoning under each key that templates read
+                turn = {key: value for key, value in message.items() if value is not None}
+                reasoning = next((turn[key] for key in _REASONING_KEYS if key in turn), None)
+                if reasoning is not None:
+                    turn = {"thinking": reasoning, **turn, "reasoning_content": reasoning}
+                prepared.append(turn)
             standard = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
-            text = template.render({"messages": [_prepared(m) for m in messages], **standard, **request["variables"]})
+            text = template.render({"messages": prepared, **standard, **request["variables"]})
             limit = FREE_CHARACTERS + GROWTH * len(str(messages))
             if len(text) > limit:
                 raise MemoryError(f"it writes {len(text)} characters, more than {limit} for this conversation")

@@ -96,7 +96,15 @@ def resample(models: Mapping[str, Runs], bootstrap: Bootstrap) -> list[Model]:
             multipliers = generator.standard_normal(drawn.shape)
             scale = np.sqrt((num_runs - 1) / generator.chisquare(num_runs - 1, drawn.shape[1]))
             spread = (multipliers * (drawn - draws)).sum(axis=0) / np.sqrt(num_runs * (num_runs - 1))
-            draws = draws + scale * _share_of_runs(means) * spread
+            of_runs, of_problems = means.mean(axis=1, keepdims=True), means.mean(axis=0, keepdims=True)
+            variance, num_problems = float(of_runs.var(ddof=1)), means.shape[1]
+            share = 1.0  # k
+            # Without a spread there is nothing to share out; one problem leaves no residual to estimate the noise from.
+            if variance > 0 and num_problems > 1:
+                residual = float(((means - of_runs - of_problems + means.mean()) ** 2).sum())
+                noise = residual / ((num_runs - 1) * (num_problems - 1)) / num_problems
+                share = max(0.0, 1 - noise / variance) ** 0.5
+            draws = draws + scale * share * spread
         models_drawn.append(Model(means.mean(axis=0), draws, num_runs))
     return models_drawn
 
@@ -159,19 +167,6 @@ def _counts(num_problems: int, num_resamples: int, seed: int) -> NDArray[np.uint
         row[:] = np.bincount(drawn, minlength=num_problems)
     counts.flags.writeable = False  # all callers share the cached array
     return counts
-
-
-def _share_of_runs(means: NDArray[np.float64]) -> float:
-    """k: which share of the runs' spread is not that of their samples, from means `[runs, problems]`."""
-    num_runs, num_problems = means.shape
-    of_runs, of_problems = means.mean(axis=1, keepdims=True), means.mean(axis=0, keepdims=True)
-    variance = float(of_runs.var(ddof=1))
-    # Without a spread there is nothing to share out; one problem leaves no residual to estimate the noise from.
-    if variance == 0 or num_problems == 1:
-        return 1.0
-    residual = float(((means - of_runs - of_problems + means.mean()) ** 2).sum())
-    noise = residual / ((num_runs - 1) * (num_problems - 1)) / num_problems
-    return max(0.0, 1 - noise / variance) ** 0.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,8 +145,16 @@ class DeriveAndVerify(World):
         first = rng.randrange(self.modulus)
         values, equations, lines = [first], [f"{names[0]}={first}"], [f"{names[0]}={first}"]
         for name, before in zip(names[1:], names, strict=False):
-            operand = values[-1]
-            operator, digit = self._step(rng)
+            operand, operator = values[-1], rng.choice("+-*")
+            # Different values get different results, so that all answers are equally frequent; and no line tells the
+            # answer by itself, as `x-x` and `x*0` would.
+            if operator == "*":
+                # Only factors with an inverse keep different values different.
+                digit = rng.choice([n for n in range(1, self.modulus) if gcd(n, self.modulus) == 1])
+            elif operator == "+" and self.modulus % 2 and rng.random() < 0.5:
+                digit = None  # the variable itself: `x+x` keeps them different modulo odd numbers alone
+            else:
+                digit = rng.randrange(self.modulus)
             right = operand if digit is None else digit
             values.append(evaluate(operand, operator, right) % self.modulus)
             equations.append(f"{name}={before}{operator}{before if digit is None else digit}")
@@ -159,18 +167,6 @@ class DeriveAndVerify(World):
         cot.append(f"{names[-1]}={values[-1]}")
         prompt = ";".join([*equations, f"{names[-1]}?"])
         return Problem(prompt, "\n".join(cot), str(values[-1]), first_answer=len(derivation))
-
-    def _step(self, rng: random.Random) -> tuple[str, int | None]:
-        """An operator and a digit, or None for the variable itself, which give different values different results."""
-        # So all answers are equally frequent, and no line tells the answer by itself, as `x-x` and `x*0` would.
-        operator = rng.choice("+-*")
-        if operator == "*":
-            # Only what has an inverse keeps different values different.
-            return operator, rng.choice([n for n in range(1, self.modulus) if gcd(n, self.modulus) == 1])
-        # `x+x` does so modulo odd numbers alone.
-        if operator == "+" and self.modulus % 2 and rng.random() < 0.5:
-            return operator, None
-        return operator, rng.randrange(self.modulus)
 
 
 def evaluate(operand: int, operator: str, right: int) -> int:
