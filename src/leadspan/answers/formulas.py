@@ -168,42 +168,34 @@ def read_formula(text: str) -> tuple[Any, bool]:
     """
     if len(text) > LONGEST or _UNREADABLE.search(text) or not text.strip():
         raise UnreadableError(text)
-    # In this order: a numeral with a base looks like an index, and a symbol's name must not be rewritten again.
-    respelt = _BASED.sub(_in_decimal, text)
-    respelt = _CIS.sub(lambda m: f"(\\cos({m[m.lastindex or 0]})+i\\cdot \\sin({m[m.lastindex or 0]}))", respelt)
-    respelt = _DEGREES.sub(r"(\1\\cdot\\frac{\\pi}{180})", respelt)
-    respelt = _INDEX.sub(
-        lambda m: m[0] if _WITH_INDEX.match(m["base"]) else _symbol(f"{m['base']}sub{m['index']}"), respelt
-    )
-    respelt = _INVERSE.sub(lambda m: _symbol(m[1] + "inverse"), respelt)
-    respelt = _PRIME.sub(lambda m: _symbol(m[1] + "prime" * (m[2].count("'") + m[2].count("prime"))), respelt)
-    respelt = _UPRIGHT.sub(lambda m: m[1] if len(m[1]) == 1 else _symbol(m[1]), respelt)
-    respelt = _POWER_OF_T.sub(r"^{1\\cdot T}", respelt)
-    is_calculus = bool(_CALCULUS.search(respelt))  # elsewhere `d` is a letter, a differential to the grammar
-    respelt = _LETTER.sub(
-        lambda m: _symbol(m[0]) if m["letter"] or (m["differential"] and not is_calculus) else m[0], respelt
-    )
-    respelt = _JUXTAPOSED.sub(lambda m: f"{m[1] or m[2]}\\cdot ", respelt)
-    respelt = _FACTOR.sub(r"\1\\cdot ", respelt)
-    respelt = _DECIMAL.sub(lambda m: f"(\\frac{{{int(m[1] + m[2])}}}{{1{'0' * len(m[2])}}})", respelt)
     reading: dict[str, Any] = {"is_real": True, "convert_degrees": False, "normalization_config": None}
     reading["conversion_config"] = ConversionConfig(interpret_as_mixed_fractions=False, lowercase_symbols=False)
     try:
+        # In this order: a numeral with a base looks like an index, and a symbol's name must not be rewritten again.
+        # A number whose index is no base is refused; base 0 would be a Python literal to `int`, which refuses 1.
+        respelt = _BASED.sub(lambda m: str(int(m[1], int(m[2]) or 1)), text)
+        respelt = _CIS.sub(lambda m: f"(\\cos({m[m.lastindex or 0]})+i\\cdot \\sin({m[m.lastindex or 0]}))", respelt)
+        respelt = _DEGREES.sub(r"(\1\\cdot\\frac{\\pi}{180})", respelt)
+        respelt = _INDEX.sub(
+            lambda m: m[0] if _WITH_INDEX.match(m["base"]) else _symbol(f"{m['base']}sub{m['index']}"), respelt
+        )
+        respelt = _INVERSE.sub(lambda m: _symbol(m[1] + "inverse"), respelt)
+        respelt = _PRIME.sub(lambda m: _symbol(m[1] + "prime" * (m[2].count("'") + m[2].count("prime"))), respelt)
+        respelt = _UPRIGHT.sub(lambda m: m[1] if len(m[1]) == 1 else _symbol(m[1]), respelt)
+        respelt = _POWER_OF_T.sub(r"^{1\\cdot T}", respelt)
+        is_calculus = bool(_CALCULUS.search(respelt))  # elsewhere `d` is a letter, a differential to the grammar
+        respelt = _LETTER.sub(
+            lambda m: _symbol(m[0]) if m["letter"] or (m["differential"] and not is_calculus) else m[0], respelt
+        )
+        respelt = _JUXTAPOSED.sub(lambda m: f"{m[1] or m[2]}\\cdot ", respelt)
+        respelt = _FACTOR.sub(r"\1\\cdot ", respelt)
+        respelt = _DECIMAL.sub(lambda m: f"(\\frac{{{int(m[1] + m[2])}}}{{1{'0' * len(m[2])}}})", respelt)
         formula = _settled(latex2sympy(respelt.strip(), **reading), text)
     except (MemoryError, RecursionError, UnreadableError):
         raise
     except Exception as error:  # the grammar raises bare exceptions, sympy all kinds
         raise UnreadableError(text) from error
     return formula, bool(_DECIMAL.search(text))
-
-
-def _in_decimal(match: re.Match[str]) -> str:
-    """The decimal number of a numeral with a base; other numbers have no index."""
-    try:
-        # Base 0 would be a Python literal to `int`; it refuses 1.
-        return str(int(match[1], int(match[2]) or 1))
-    except ValueError:
-        raise UnreadableError(match[0]) from None
 
 
 def _symbol(name: str) -> str:

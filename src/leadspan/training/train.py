@@ -106,8 +106,19 @@ def train(
         raise RunError(f"step {saved_step} has left weights that are not finite; lower training.learning_rate")
     result = _result(trainer, saved_step)
     if trainer.is_world_process_zero():
-        with writing(inputs.directory / STUDENT_DIR):
-            _write_student(trainer, inputs)
+        model, renderer = trainer.accelerator.unwrap_model(trainer.model), inputs.renderer
+        adapter, student = inputs.directory / ADAPTER_DIR, inputs.directory / STUDENT_DIR
+        with writing(student):
+            if isinstance(model, PeftModel):  # the adapters are saved apart, and merged into the student
+                unseal(adapter)
+                model.save_pretrained(str(adapter))
+                # PEFT's card is an empty form; the student's is the run's.
+                (adapter / "README.md").unlink(missing_ok=True)
+                seal(adapter)
+                model = model.merge_and_unload()
+            unseal(student)  # while files are replaced, an old seal would vouch for a mixture
+            save_student(model, renderer.tokenizer, renderer.template_for_others, renderer.stop_token_id, student)
+            seal(student)
     return result
 
 
@@ -278,19 +289,3 @@ def _result(trainer: DistillationTrainer, saved_step: int) -> TrainResult:
         mfu=speed_figures(counts, clock.seconds, trainer.peak_flops).get("speed/mfu"),
         energy_joules=None if math.isnan(energy) else energy,
     )
-
-
-def _write_student(trainer: DistillationTrainer, inputs: TrainingInputs) -> None:
-    """Write the student in Hugging Face form; adapters are saved to `adapter/` and merged into it."""
-    model, renderer = trainer.accelerator.unwrap_model(trainer.model), inputs.renderer
-    if isinstance(model, PeftModel):
-        adapter = inputs.directory / ADAPTER_DIR
-        unseal(adapter)
-        model.save_pretrained(str(adapter))
-        (adapter / "README.md").unlink(missing_ok=True)  # PEFT's card is an empty form; the student's is the run's
-        seal(adapter)
-        model = model.merge_and_unload()
-    target = inputs.directory / STUDENT_DIR
-    unseal(target)  # while files are replaced, an old seal would vouch for a mixture
-    save_student(model, renderer.tokenizer, renderer.template_for_others, renderer.stop_token_id, target)
-    seal(target)
