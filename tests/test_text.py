@@ -43,6 +43,11 @@ def test_other_text_stays_as_it_is(text: str) -> None:
     assert plain(text) == text
 
 
+def test_a_loop_of_beginnings_of_tokens_stays_as_it_is() -> None:
+    text = "sk-" * 100_000  # in the square of this number of steps it would take minutes
+    assert plain(text) == text
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -24,7 +24,7 @@ _SECRET = re.compile(
     r"(?P<user>(?:(?<=://)|(?<=[a-z]:/))[^\s/?#'\"<>\\]+(?=@))"
     rf"|(?P<name>[?&;#](?i:{_NAMES})=)[^\s&;#'\"<>\\]+"
     r"|(?:hf_|gh[oprsu]_|\bAKIA)[A-Za-z0-9]{16,}"
-    r"|(?<![A-Za-z0-9])(?:github_pat_|glpat-|sk-|xox[abeprs]-)(?=[a-z_-]*[0-9A-Z])[A-Za-z0-9_-]{16,}"
+    r"|(?<![A-Za-z0-9])(?:github_pat_|glpat-|sk-|xox[abeprs]-)(?=[a-z_-]{0,99}[0-9A-Z])[A-Za-z0-9_-]{16,}"
 )
 HIDDEN = "***"
 

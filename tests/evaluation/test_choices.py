@@ -96,6 +96,7 @@ def test_choice_needs_a_gold() -> None:
         pytest.param("hello", "'hello'", "unparsed", id="no literal"),
         pytest.param("__import__('os').getcwd()", "'x'", "unparsed", id="a call is not run"),
         pytest.param("(" * 9000, "'x'", "unparsed", id="deep"),
+        pytest.param("`" * 9000 + "1", "1", "unparsed", id="a loop of backticks, which was tried in 10^11 ways"),
     ],
 )
 def test_literal_grade(answer: str, gold: str, outcome: str) -> None:

@@ -200,6 +200,12 @@ def test_an_arrow_file_that_was_cut_short_is_an_error_after_its_good_rows(tmp_pa
         list(reader)
 
 
+def test_a_time_in_an_unknown_zone_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"when": pa.array([1], pa.timestamp("us", tz="Mars/Phobos"))}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: cannot be read .*Mars/Phobos"):
+        records(tmp_path / "a.parquet")
+
+
 def test_an_empty_table_has_no_rows(tmp_path: Path) -> None:
     schema = pa.schema({"problem": pa.string()})
     pq.write_table(schema.empty_table(), tmp_path / "a.parquet")

@@ -63,6 +63,7 @@ def test_both_tag_families_give_the_same_two_parts(text: str) -> None:
         pytest.param("<think>\n\n</think>4", "empty chain of thought", "blank", id="empty cot"),
         pytest.param("</think>4", "empty chain of thought", "blank", id="empty cot, opened by the prompt"),
         pytest.param("<think>a</think> \n", "empty answer", "blank", id="empty answer"),
+        pytest.param("<think>a</think> \u200b\n\ufeff", "empty answer", "blank", id="answer without width"),
         pytest.param(
             "<|begin_of_thought|>a<|end_of_thought|><|begin_of_solution|> <|end_of_solution|>",
             "empty answer",
@@ -150,7 +151,8 @@ def test_content_may_come_in_parts() -> None:
             {"text": ANSWER, "type": "text"},
         ],
     }
-    for reply in (plain, thinking, nested):
+    gemini = {"role": "model", "parts": [{"text": COT, "thought": True}, {"text": ANSWER, "thought": None}]}
+    for reply in (plain, thinking, nested, gemini):
         assert read({"messages": [user, reply]}) == trace({"role": "user", "content": "A train covers\n150 km."})
 
 
@@ -338,6 +340,7 @@ def with_reply(reply: object, **keys: str) -> dict[str, Any]:
         pytest.param(COLUMNS | {"cot": " \n"}, "empty chain of thought", "blank", id="blank cot"),
         pytest.param(COLUMNS | {"answer": ""}, "empty answer", "blank", id="blank answer"),
         pytest.param(COLUMNS | {"problem": "\t"}, "empty prompt", "no user turn", id="blank prompt"),
+        pytest.param(COLUMNS | {"problem": "\u200b"}, "empty prompt", "no user turn", id="prompt without width"),
         pytest.param(COLUMNS | {"problem": None}, MISTYPED, "'problem' is missing or null", id="null prompt"),
         pytest.param(COLUMNS | {"cot": 3}, MISTYPED, "'cot' is int (3), text", id="number for cot"),
         pytest.param(COLUMNS | {"answer": {"a": 1}}, MISTYPED, "'answer' is dict", id="object for answer"),

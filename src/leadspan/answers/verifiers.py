@@ -17,7 +17,7 @@ from leadspan.answers.equality import Outcome
 from leadspan.errors import SettingsError
 
 # Backticks, as of a block of code, or a text command around all of a literal, and the characters that LaTeX escapes.
-_WRAPPED = re.compile(r"(?:`+(?:[a-z]+\n)?|\\text(?:tt)?\{)(.*?)\s*(?:`+|\})", re.DOTALL)
+_WRAPPED = re.compile(r"(?:`++(?:[a-z]++\n)?|\\text(?:tt)?\{)(.*?)\s*+(?:(?<!`)`++|\})", re.DOTALL)
 _ESCAPED = re.compile(r"\\([{}_%#$&])")
 
 

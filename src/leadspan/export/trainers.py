@@ -333,9 +333,10 @@ def _comment(exported: Exported) -> str:
 
 
 def to_yaml(values: dict[str, Any]) -> str:
-    """A mapping as YAML, keys in their order."""
+    """A mapping as YAML 1.1, which those programs read, keys in their order."""
     stream = io.StringIO()
     writer = YAML()
+    writer.version = (1, 1)  # of YAML 1.2 they take `4e-06` for text, and a name such as `on` for true
     writer.default_flow_style = False
     # A path is never broken over two lines.
     writer.width = 4096

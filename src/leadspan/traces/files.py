@@ -154,8 +154,9 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except DataError:
         raise
-    # pyarrow raises ValueError and OverflowError for values that Python has no type for, as dates after the year 9999
-    except (OSError, EOFError, ValueError, OverflowError, MemoryError, pa.ArrowException) as error:
+    # pyarrow raises errors of three kinds for values that Python has no type for, as dates after the year 9999: a
+    # ValueError, an OverflowError, or for an unknown time zone a LookupError.
+    except (OSError, EOFError, ValueError, ArithmeticError, LookupError, MemoryError, pa.ArrowException) as error:
         why = " ".join(str(error).split())[:300]
         raise DataError(f"{path}: cannot be read ({type(error).__name__}: {why}); repair the file") from error
 

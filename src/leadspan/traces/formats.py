@@ -260,7 +260,7 @@ def parse(row: Row, layout: Layout, location: str, teacher: str | None = None) -
         if "gold" in layout.columns:
             gold, fault = turns.read_gold(row, layout.columns["gold"])
             trace = replace(trace, gold=gold, gold_fault=fault)
-        if not any(turn["role"] == "user" and turn["content"].strip() for turn in trace.messages):
+        if all(turn["role"] != "user" or records.is_blank(turn["content"]) for turn in trace.messages):
             raise Unusable("empty prompt", "no user turn with text")
         prompt = "\n".join(turn["content"] for turn in trace.messages)
         for name in _OF_PROMPT:

@@ -20,6 +20,7 @@ Columns = Mapping[str, str]  # role -> column
 BYTE_ORDER_MARK = "\ufeff"
 MISTYPED = "missing or mistyped column"
 UNCLOSED = "chain of thought never closed"
+_SHOWS = re.compile(r"[^\s\u200b-\u200d\u2060\ufeff]")  # neither white space nor without width
 _EXACT_WHOLE = 2.0**53  # above it a float is no whole number that anybody wrote
 # Values in messages are cut short: a row may hold megabytes.
 _REPR = reprlib.Repr()
@@ -134,6 +135,11 @@ def value_of(row: Row, names: str) -> Any:
 def is_missing(value: Any) -> bool:
     """Whether a value is null, or NaN, as pandas writes null."""
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing."""
+    return _SHOWS.search(text) is None
 
 
 def says_something(value: Any) -> bool:

@@ -146,9 +146,9 @@ def tags_in(text: str, tags: Tags) -> list[str]:
 
 def _filled(text: str, part: str) -> str:
     """Text without surrounding white space; a record is refused where nothing is left."""
-    if not (text := text.strip()):
+    if records.is_blank(text):
         raise Unusable(f"empty {part}", f"the {part} is blank")
-    return text
+    return text.strip()
 
 
 def _read_turn(turn: Any, column: str) -> tuple[dict[str, str], str | None]:
@@ -164,6 +164,8 @@ def _read_turn(turn: Any, column: str) -> tuple[dict[str, str], str | None]:
     thoughts: list[str] = []
     for part in content if isinstance(content, list) else ():
         kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(part, dict) and part.get("thought") is True:  # Gemini's
+            kind = "thinking"
         if kind in _THOUGHT_PARTS:
             if "".join(texts).strip():
                 raise Unusable(TEXT_BEFORE, f"{shown(texts[0])} comes before a part of the type {kind!r}")
