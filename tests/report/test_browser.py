@@ -192,6 +192,17 @@ def test_choices_and_legend_change_the_figures(browser: Chrome, page_of: Callabl
     assert state()[1:] == ("Share of the uncut student's accuracy (%)", 1)
 
 
+def test_the_line_of_unbeaten_policies_passes_controls_by(
+    browser: Chrome, page_of: Callable, make_run: MakeRun, study: list[RunResult]
+) -> None:
+    page = page_of(
+        [*study, make_run("lead 0.5", 39, name="longer", control="equal_tokens", settings={"seed": 0}, cost=0.9)]
+    )
+    open_page(browser, page.path, DESK)
+    joined = "return document.querySelector('#frontier-0 .js-plotly-plot, #frontier-0.js-plotly-plot').data[0].y"
+    assert browser.execute_script(joined) == [37.5, 75]
+
+
 def test_curves_follow_their_choices_and_their_own_legend(browser: Chrome, real_page: Path) -> None:
     open_page(browser, real_page, DESK)
 

@@ -31,14 +31,17 @@ def write_audit(path: Path) -> Path:
     return path
 
 
-def trial(name: str, state: str, **more: str) -> TrialRecord:
-    return TrialRecord(name=name, seed=0, directory=name, fingerprint=name, state=state, **more)  # type: ignore[arg-type]
+def trial(name: str, state: str, seed: int = 0, **more: str) -> TrialRecord:
+    return TrialRecord(name=name, seed=seed, directory=name, fingerprint=name, state=state, **more)  # type: ignore[arg-type]
 
 
 def test_a_study_stands_for_its_complete_trials_and_says_what_is_missing(make_run: MakeRun, tmp_path: Path) -> None:
     save_run(make_run("full", 30, {"kind": "full"}), tmp_path / "full")
     save_run(make_run("lead 0.5", 15), tmp_path / "lead")
     trials = [trial("full", "done"), trial("lead", "done", control="equal_tokens", note="seen twice")]
+    trials += [
+        trial("lead", "waiting", control="equal_tokens", seed=seed, note=f"seen {seed} times") for seed in (3, 4)
+    ]
     trials += [trial("tail", "failed", message="out of memory"), trial("mix", "running"), trial("budget", "waiting")]
     save_study(StudyRecord(name="toy", study=made_study(), trials=trials, notes=["base: none"]), tmp_path)
     gathered = read_inputs([tmp_path])
@@ -49,9 +52,12 @@ def test_a_study_stands_for_its_complete_trials_and_says_what_is_missing(make_ru
     for paths in ([tmp_path, tmp_path / "lead"], [tmp_path / "lead", tmp_path]):
         assert sorted(str(run.control) for run in read_inputs(paths).runs) == ["None", "equal_tokens"]
     (study,) = build_report(gathered).studies
-    assert (len(study.trials), len(study.of_state("done")), study.notes) == (5, 2, ["base: none"])
+    assert (len(study.trials), len(study.of_state("done")), study.notes) == (7, 2, ["base: none"])
     page = report_text(build_report(gathered), "html")
-    assert '<p class="note">lead: seen twice</p>' in page and "slowed each other down" not in page
+    assert (
+        '<p class="note">lead: seen twice; seen 3 times; seen 4 times.</p>' in page
+        and "slowed each other down" not in page
+    )
     for cells in (
         ("tail, seed 0", "failed", "out of memory"),
         ("mix, seed 0", "running"),

@@ -188,6 +188,18 @@ def test_each_kind_of_run_gets_its_remedy(make_run: MakeRun, study: list[RunResu
     assert "(cut.whole_share)" in warning and "(supervision.answer)" in warning
 
 
+def test_students_of_several_uncut_runs_share_a_remedy(make_run: MakeRun) -> None:
+    slow = {"settings": {"training": {"learning_rate": 1e-6}}}
+    runs = [make_run("full", 30, FULL), make_run("lead 0.5", 3, ended=0.0)]
+    runs += [make_run("full", 30, FULL, name="full, slow", **slow)]
+    runs += [make_run("lead 0.5", 3, name="lead 0.5, slow", ended=0.1, **slow)]
+    (warning,) = warnings_on(only(runs))
+    assert warning == (
+        f"lead 0.5 (0 %) ended far fewer answers than full (100 %); "
+        f"lead 0.5, slow (10 %) ended far fewer answers than full, slow (100 %); {STOP_REMEDY}."
+    )
+
+
 def test_students_that_end_as_often_as_their_uncut_run_are_not_warned_about(make_run: MakeRun) -> None:
     runs = [make_run("full", 30, FULL, ended=0.6), make_run("lead 0.5", 15, ended=0.55)]
     (warning,) = warnings_on(only([*runs, make_run("base", 5, role="base", ended=0.1)]))

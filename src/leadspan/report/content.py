@@ -41,7 +41,7 @@ class Measured(Settings):
     def sentence(self) -> str:
         """Devices, seeds, dates, and the versions of leadspan and its commit."""
         seeds = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}" if self.seeds else ""
-        versions = [f"{k} {' and '.join(self.versions[k])}" for k in ("leadspan", "commit") if k in self.versions]
+        versions = [f"{k} {', '.join(self.versions[k])}" for k in ("leadspan", "commit") if k in self.versions]
         return ", ".join(filter(None, [" and ".join(self.devices), seeds, " to ".join(self.dates), *versions]))
 
 
@@ -315,6 +315,7 @@ def warnings_on(frontier: Frontier) -> list[str]:
                 f"{row.label} ended only {ended} of its answers, and {capped} ran into the cap on new tokens: raise "
                 "max_new_tokens if they are cut short; until then cuts cannot be judged by how many answers end."
             )
+    by_remedies: dict[str, list[str]] = {}
     for full in alone:
         compared = [row for row in students if row.reference == full.label]
         fewer = [row for row in compared if row.termination.value <= full.termination.value - MUCH_LESS]
@@ -335,8 +336,8 @@ def warnings_on(frontier: Frontier) -> list[str]:
                 f"for students of uncut traces, {_CHECK_END}": "full" in kinds,
             }
             remedies = "; ".join(text for text, helps in advice.items() if helps)
-            warnings.append(f"{rates} ended far fewer answers than {full_rate}; {remedies}.")
-    return warnings
+            by_remedies.setdefault(remedies, []).append(f"{rates} ended far fewer answers than {full_rate}")
+    return warnings + [f"{'; '.join(compared)}; {remedies}." for remedies, compared in by_remedies.items()]
 
 
 def _difference(first: Row, second: Row, scores: Callable[[EvalResult], Scores]) -> Interval | None:

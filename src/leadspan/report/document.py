@@ -140,7 +140,7 @@ def answer_section(report: Report) -> Section:
         if num_complete < len(study.trials) or study.notes:
             no_controls = f", and {len(study.notes)} of its controls could not be made" if study.notes else ""
             complete = f"{num_complete} of {len(study.trials)} trials of the study {study.name} are complete"
-            text = f"{complete}{no_controls}; the reasons are under Missing trials."
+            text = f"{complete}{no_controls}; the reasons are under Trials."
             elements.append(Prose(text, "warning"))
     if report.damaged:
         elements += [Prose("These files are damaged, and their figures are left out:", "warning")]

@@ -77,7 +77,7 @@ def sections(report: Report, charts: Mapping[str, Any]) -> list[Section]:
             for audit in report.audits
         ),
         ("samples", "Samples side by side"): (samples, PageOnly("pairs")) if report.comparisons else (),
-        ("missing", "Missing trials"): _trial_elements(report),
+        ("missing", "Trials"): _trial_elements(report),
         ("settings", "Settings and versions"): _settings_elements(report),
     }
     tasks = [task_section(report, task, index, charts["tasks"][index]) for index, task in enumerate(report.tasks)]
@@ -315,7 +315,10 @@ def _trial_elements(report: Report) -> Iterator[Element]:
         if is_ray or at_once > 1:
             where = "on a Ray cluster, where several may share a node" if is_ray else f"{at_once} at a time"
             notes.append(f"Trials ran {where} and slowed each other down, so their times are too long.")
-        notes += dict.fromkeys(f"{trial.name}: {trial.note}" for trial in study.trials if trial.note)
+        by_name: dict[str, dict[str, None]] = {}
+        for trial in study.trials:
+            by_name.setdefault(trial.name, {}).update({trial.note: None} if trial.note else {})
+        notes += [f"{name}: {'; '.join(several)}." for name, several in by_name.items() if several]
         yield from (Prose(note, "note") for note in notes)
 
 

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from leadspan.files import write_atomically
 from leadspan.report.content import Report
-from leadspan.report.document import Bullets, Element, Fold, Prose, rows_block
+from leadspan.report.document import NUM_FINDINGS, Bullets, Element, Fold, Prose, rows_block
 from leadspan.report.evidence import sections
 from leadspan.report.figures import chart_data, draw_figures
 from leadspan.report.rows import Row, by_cost, error_text, shares
@@ -57,7 +57,8 @@ def print_report(report: Report, console: Console) -> None:
         console.print(rich_table(replace(block, note="\n".join(task.captions))))
         answers = [text for a in task.answers for text in (a.sentence, a.needed, *a.against_controls)]
         # The warnings come before the answer: a reader must not act on it without them.
-        for sentence in filter(None, [*task.warnings, *answers, *task.break_point_sentences, *task.findings]):
+        found = task.findings[:NUM_FINDINGS]  # the table has all of them
+        for sentence in filter(None, [*task.warnings, *answers, *task.break_point_sentences, *found]):
             console.print(Text(sentence))
 
 

@@ -36,9 +36,9 @@ function baseLayout(width, height) {
   };
 }
 
-// Of points sorted by cost, those that no cheaper or equally dear one beats.
+// Policies that no cheaper or equally dear one beats, by cost; controls are no policies.
 function undominated(points) {
-  const sorted = [...points].sort((a, b) => a.x - b.x || b.y - a.y);
+  const sorted = points.filter(({ row }) => !row.is_control).sort((a, b) => a.x - b.x || b.y - a.y);
   let best = -Infinity;
   return sorted.filter(({ y }) => y > best && ((best = y), true));
 }

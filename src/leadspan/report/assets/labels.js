@@ -75,6 +75,7 @@ function placeLabels(layout, points, lines, joined) {
   const ends = (half) => [-11, 11].flatMap((dy) => [[half, dy], [frame.r - frame.l - half, dy]]);
   const around = (half) => [14, 30, 46].flatMap((gap) => [
     [half + 10, 0], [-half - 10, 0], [half + 10, -gap], [half + 10, gap], [-half - 10, -gap], [-half - 10, gap], [0, -gap - 4], [0, gap + 4],
+    [0.8 * half, -gap - 4], [-0.8 * half, -gap - 4], [0.8 * half, gap + 4], [-0.8 * half, gap + 4],
   ]);
   for (const line of lines) put(line.label, [0, line.y], ends, css("muted"));
   for (const point of [...points].sort((a, b) => b.y - a.y)) put(point.label, [point.x, point.y], around, css("ink"));
