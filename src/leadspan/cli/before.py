@@ -104,7 +104,7 @@ def audit(options: argparse.Namespace) -> None:
     settings = validate(AuditSettings, values, "audit")
     check_sources([*sources, *further], options.data)
 
-    load_libraries()
+    load_libraries("leadspan.audit.audit")
     from leadspan.audit.audit import run_audit
     from leadspan.audit.findings import blocks
 
@@ -145,7 +145,7 @@ def plan(options: argparse.Namespace) -> None:
 
     options_cut = [(f"--cut {text}", text) for text in options.cut or ()]
     policies = [validate(OnePolicy, {"cut": parse_yaml(text, source)}, source).cut for source, text in options_cut]
-    load_libraries()
+    load_libraries("leadspan.planning.plan")
     from leadspan.inputs import first_answers_of, prepare_data
     from leadspan.planning.plan import GRID, calibration_of, plan_recipe
     from leadspan.planning.tables import plan_tables, sentences
@@ -177,7 +177,7 @@ def doctor(options: argparse.Namespace) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    load_libraries()
+    load_libraries("leadspan.doctor.doctor")
     from leadspan.doctor.doctor import examine
 
     with status_line():
@@ -211,7 +211,7 @@ def capture(options: argparse.Namespace) -> None:
         raise SettingsError(f"--sample {options.sample}: give at least 2 positions")
     recipe = read_recipe(options, ["data", "student", "teacher"] if options.dry_run else ["data", "teacher"])
     check_capture(recipe)
-    load_libraries()
+    load_libraries("leadspan.pipeline.run")
     from leadspan.pipeline.run import prepare_capture
     from leadspan.ranks import process_state
     from leadspan.status import duration, report_status

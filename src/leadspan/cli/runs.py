@@ -55,7 +55,7 @@ def distill(options: argparse.Namespace) -> None:
         raise SettingsError("--json: a dry run prints the recipe and measures nothing; leave one of the two out")
     # A dry run is for machines without a network too.
     recipe = read_recipe(options, must_answer=not options.dry_run)
-    load_libraries()
+    load_libraries(*(() if options.dry_run else ("leadspan.pipeline.run",)))
     if options.dry_run:
         from leadspan.costs.memory import disk_bytes
         from leadspan.inputs import check_renderings
@@ -103,7 +103,7 @@ def study(options: argparse.Namespace) -> None:
     check_output("output", study.output)
     check_kind(options.recipe.parent / study.recipe, "recipe")
 
-    load_libraries()
+    load_libraries("leadspan.study.study")
     from leadspan.study.record import trials_block
     from leadspan.study.study import run_study
 

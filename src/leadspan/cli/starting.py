@@ -172,7 +172,7 @@ def init(options: argparse.Namespace) -> None:
     check_tasks("--task", [validate(TaskSettings, task, "--task")])
     check_layout(TraceSource(path=options.traces))
 
-    load_libraries()
+    load_libraries("leadspan.cli.first_look")
     from leadspan.cli.first_look import recipe_text
 
     with status_line(f"looking at {options.traces} and {options.student}"):
@@ -220,7 +220,7 @@ def preview(options: argparse.Namespace) -> None:
         raise SettingsError(f"--records {options.records} --chars {options.chars}: give numbers from 0 upwards")
     recipe = read_recipe(options, ["data", "student"] if options.loss else ["data"])
     student = read_model(options.model).model if options.model else recipe.student
-    load_libraries()
+    load_libraries("leadspan.cli.first_look")
     from leadspan.cli.first_look import loss_panels, record_panels
     from leadspan.inputs import prepare_data
     from leadspan.tables import Block, percent

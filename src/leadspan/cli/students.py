@@ -67,7 +67,7 @@ def evaluate(options: argparse.Namespace) -> None:
     """Evaluate a model on tasks: accuracy, termination, token counts; every sample is stored."""
     check_output("--output", options.output)
     evaluated, settings = read_evaluation(options)
-    load_libraries()
+    load_libraries("leadspan.evaluation.evaluate")
     from leadspan.evaluation.evaluate import evaluate_model
     from leadspan.hub import write_card
     from leadspan.pipeline.directory import claimed
@@ -179,7 +179,7 @@ def _read(options: argparse.Namespace) -> "tuple[list[ReadModel], SamplingSettin
     apply_overrides(values, options.overrides)
     settings = validate(SamplingSettings, values, "sampling")
     models = [read_model(name) for name in (options.model, *options.against)]
-    load_libraries()
+    load_libraries("leadspan.evaluation.evaluate")
     return models, settings, [{"role": "system", "content": options.system}] if options.system else []
 
 
@@ -319,7 +319,7 @@ def export(options: argparse.Namespace) -> None:
     """  # noqa: D205  # the line of the help
     check_output("--output", options.output)
     recipe = read_recipe(options, ["data", "tasks"] if options.what == "all" else [options.what])
-    load_libraries()
+    load_libraries("leadspan.export.trainers")
     from datasets import disable_progress_bars
 
     from leadspan.export.harness import export_tasks
