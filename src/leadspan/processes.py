@@ -72,6 +72,7 @@ class _State:
     is_listening: bool = False
     num_deferring: int = 0
     asked_at: float | None = None
+    raised_by: int | None = None  # the signal for which `Terminated` was raised at once
 
 
 _state = _State()
@@ -88,21 +89,49 @@ def listening() -> Iterator[None]:
         return
     handled = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, _on_signal) for number in handled}
-    _state.is_listening, _state.asked_at = True, None
+    _state.is_listening, _state.asked_at, _state.raised_by = True, None, None
     try:
-        yield
+        with _raised_again(Terminated, _asked_anew):
+            yield
     finally:
-        _state.is_listening, _state.asked_at = False, None
+        _state.is_listening, _state.asked_at, _state.raised_by = False, None, None
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
+def _asked_anew() -> int | None:
+    """The signal for which `Terminated` was raised, which will not count as a second one when it comes again."""
+    _state.asked_at = None
+    return _state.raised_by
+
+
+@contextmanager
+def _raised_again(kind: type[BaseException], number_of: Callable[[], int | None]) -> Iterator[None]:
+    """Send a signal again whose exception Python has ignored, as it does in a `__del__` or a callback."""
+    hook, timers = sys.unraisablehook, list[threading.Timer]()
+
+    def raise_again(ignored: "sys.UnraisableHookArgs") -> None:
+        number = number_of() if issubclass(ignored.exc_type, kind) else None
+        if number is None:
+            hook(ignored)
+            return
+        timers.append(threading.Timer(0.01, os.kill, (os.getpid(), number)))  # behind the callback
+        timers[-1].start()
+
+    sys.unraisablehook = raise_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for timer in timers:
+            timer.cancel()
+
+
 @contextmanager
 def interrupt_kept() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` at the end, too, where the code inside swallows it or makes another error of it.
+    """Raise `KeyboardInterrupt` or `Terminated` at the end, too, where the code inside makes another error of it.
 
-    Imports do: pydantic reports a class that it could not build. Python ignores what is raised in a `__del__` or a
-    callback: it is raised again behind that.
+    Imports do: pydantic reports a class that it could not build.
     """
     came: list[int] = []
 
@@ -110,28 +139,22 @@ def interrupt_kept() -> Iterator[None]:
         came.append(number)
         raise KeyboardInterrupt
 
-    def raise_again(ignored: "sys.UnraisableHookArgs") -> None:
-        if not came or not issubclass(ignored.exc_type, KeyboardInterrupt):
-            hook(ignored)
-            return
-        threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
-
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before, hook = signal.signal(signal.SIGINT, note), sys.unraisablehook
-    sys.unraisablehook = raise_again
+    before = signal.getsignal(signal.SIGINT)
+    if before != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, note)
     try:
-        yield
+        with _raised_again(KeyboardInterrupt, lambda: came[0] if came else None):
+            yield
     except Exception:
-        if not came:
+        if not came and _state.raised_by is None:
             raise
     finally:
         signal.signal(signal.SIGINT, before)
-        sys.unraisablehook = hook
-    if came:
-        raise KeyboardInterrupt
+    if came or _state.raised_by is not None:
+        raise KeyboardInterrupt if came else Terminated
 
 
 @contextmanager
@@ -191,6 +214,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         os._exit(EXIT_CODE)
     _state.asked_at = now
     if not _state.num_deferring:
+        _state.raised_by = number
         raise Terminated
 
 

@@ -1,3 +1,4 @@
+import itertools
 import json
 import logging
 import os
@@ -8,12 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 
 from leadspan.answers.boxes import is_thinking_closed, last_boxed
 from leadspan.answers.grading import GradeItem, MathGrader, Verdict, exact_grade
 from leadspan.errors import DataError, EvaluationError
+from leadspan.evaluation.tasks import choice_grade
 
 logger = logging.getLogger(__name__)
 
@@ -279,6 +282,14 @@ def test_closed_pool_is_refused() -> None:
 )
 def test_exact_grade(text: str, finished: bool, expected: Verdict) -> None:
     assert exact_grade(GradeItem(text, "7", finished)) == expected
+
+
+def test_accented_letters_are_the_same_however_they_are_written(grader: MathGrader) -> None:
+    written = [normalize(form, "S\u00e3o Paulo") for form in ("NFC", "NFD")]
+    items = [boxed(*texts) for texts in itertools.permutations(written)]
+    assert [verdict.strict for verdict in (*grader.grade(items), *map(exact_grade, items))] == 4 * ["right"]
+    chosen = GradeItem(f"\\boxed{{{written[0]}}}", "B", True, ("Rio", written[1]))
+    assert choice_grade(chosen).strict == "right"
 
 
 def test_exact_grade_folds_white_space() -> None:

@@ -29,8 +29,11 @@ SRC = str(Path(__file__).parents[2] / "src")
 
 
 class _Deleted:
+    def __init__(self, number: int):
+        self.number = number
+
     def __del__(self) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), self.number)
         time.sleep(1)
 
 
@@ -48,7 +51,7 @@ def test_ctrl_c_in_code_that_swallows_or_wraps_it_is_raised(reaction: str) -> No
                 if reaction == "leaves":
                     raise
         with pytest.raises(KeyboardInterrupt), interrupt_kept():
-            objects = [_Deleted()]
+            objects = [_Deleted(signal.SIGINT)]
             objects.clear()
             time.sleep(10)
             pytest.fail("the code went on")
@@ -70,6 +73,20 @@ def test_a_signal_raises_at_once_or_where_it_is_deferred_at_the_end() -> None:
             os.kill(os.getpid(), signal.SIGUSR1)
             os.kill(os.getpid(), signal.SIGUSR1)
             assert is_asked_to_end()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_a_callback_or_an_import_is_not_lost(number: int) -> None:
+    with listening(), pytest.raises(Terminated):
+        objects = [_Deleted(number)]
+        objects.clear()
+        time.sleep(10)
+        pytest.fail("the code went on")
+    with listening(), pytest.raises(Terminated), interrupt_kept():
+        try:
+            os.kill(os.getpid(), number)
+        except Terminated:
+            raise ValueError("a class could not be built") from None
 
 
 def test_a_terminal_that_closes_ends_a_process_in_order_unless_it_is_told_to_ignore_that() -> None:

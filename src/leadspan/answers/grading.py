@@ -30,6 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Literal, Self, get_args
+from unicodedata import normalize
 
 from leadspan.answers.boxes import bare_gold, committed_boxes, last_boxed, text_after_thinking, thinks_to_the_end
 from leadspan.answers.equality import Outcome, can_read, decide, decide_text
@@ -53,12 +54,17 @@ _REPLIES: Mapping[bytes, Outcome] = {outcome.encode() + b"\n": outcome for outco
 
 @dataclass(frozen=True)
 class GradeItem:
-    """One generated text and its right answer."""
+    """One generated text and its right answer; an accented letter is one character in both, however it was written."""
 
     text: str  # the generation as decoded, think tags included, end-of-turn token left out
     gold: str  # the right answer: a number, LaTeX or words
     finished: bool  # whether it ended with an end-of-turn token and closed its thinking, whoever opened that
     choices: tuple[str, ...] = ()  # what the choices say, `A` first, where the gold is a letter
+
+    def __post_init__(self) -> None:
+        text, gold, *choices = (normalize("NFC", each) for each in (self.text, self.gold, *self.choices))
+        for name, value in (("text", text), ("gold", gold), ("choices", tuple(choices))):
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
