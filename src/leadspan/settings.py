@@ -84,10 +84,7 @@ reported as wrong, so that no further fault of it is reported."""
 
 
 def load_settings(
-    kind: type[SettingsT],
-    path: Path,
-    overrides: Sequence[str] = (),
-    more_faults: MoreFaults[SettingsT] | None = None,
+    kind: type[SettingsT], path: Path, overrides: Sequence[str] = (), more_faults: MoreFaults[SettingsT] | None = None
 ) -> SettingsT:
     """Read a YAML file, apply `key.sub=value` overrides, whose values are YAML too, and validate.
 

@@ -57,6 +57,10 @@ def test_resources_are_shared_out(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
     assert slots(LocalExecutor(**executor)) == expected
+    # macOS has no such call.
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    assert slots(LocalExecutor(**executor)) == expected
 
 
 def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

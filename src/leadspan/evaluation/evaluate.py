@@ -236,11 +236,7 @@ class Graded:
 
 
 def evaluation_result(
-    task: TaskSettings,
-    problems: Sequence[Sequence[Graded]],
-    sampling: SamplingSettings,
-    model: str,
-    weights_hash: str,
+    task: TaskSettings, problems: Sequence[Sequence[Graded]], sampling: SamplingSettings, model: str, weights_hash: str
 ) -> EvalResult:
     """All figures of one model on one task, from the samples of each problem."""
     flat = [graded for drawn in problems for graded in drawn]

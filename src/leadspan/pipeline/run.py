@@ -22,13 +22,7 @@ from leadspan.evaluation.settings import Vllm
 from leadspan.evaluation.tasks import Problem, load_task, warn_of_golds
 from leadspan.files import full_disk_reported, is_sealed
 from leadspan.hub import check_push, push_student, write_card
-from leadspan.inputs import (
-    first_answers_of,
-    load_renderer,
-    prepare_data,
-    prepare_splits,
-    training_examples,
-)
+from leadspan.inputs import first_answers_of, load_renderer, prepare_data, prepare_splits, training_examples
 from leadspan.models.loading import load_config, load_model
 from leadspan.models.settings import Pretrained
 from leadspan.models.shapes import uses_bf16

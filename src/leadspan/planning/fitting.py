@@ -17,15 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from leadspan.costs.flops import ExampleSize, ModelShape, training_flops
-from leadspan.costs.memory import (
-    BatchSize,
-    MemoryByPart,
-    MemoryModel,
-    Sharding,
-    TeacherPlacement,
-    Traffic,
-    traffic,
-)
+from leadspan.costs.memory import BatchSize, MemoryByPart, MemoryModel, Sharding, TeacherPlacement, Traffic, traffic
 from leadspan.data.examples import Examples
 from leadspan.data.supervision import layout_sizes
 from leadspan.models.activations import activation_bytes

@@ -39,7 +39,7 @@ from leadspan.report.inputs import flat, without
 from leadspan.report.rows import Frontier, Row
 from leadspan.settings import Settings
 from leadspan.statistics.intervals import Interval, drawn_ratios, retention
-from leadspan.statistics.resampling import USUAL, Bootstrap, resample
+from leadspan.statistics.resampling import USUAL, resample
 from leadspan.tables import MISSING, percent
 
 
@@ -71,7 +71,7 @@ class BreakPoint(Settings):
     """Whether the uncut run is the family's cut at 1, see the module's docstring."""
 
 
-def break_points(frontier: Frontier, target: float = 0.9, bootstrap: Bootstrap = USUAL) -> list[BreakPoint]:
+def break_points(frontier: Frontier, target: float = 0.9) -> list[BreakPoint]:
     """The break point of every family of a frontier, in the order of the rows.
 
     A family has at least two tested `p`, not counting a 1 that is the uncut run. Controls are no members. Families
@@ -96,14 +96,14 @@ def break_points(frontier: Frontier, target: float = 0.9, bootstrap: Bootstrap =
     for name, rows in zip(names, tested, strict=True):
         # Families that share the cut and the axes are told apart by their rows.
         labels = f" ({'; '.join(row.label for row in rows)})" if names.count(name) > 1 else ""
-        points.append(_break_point(name + labels, rows, frontier, target, bootstrap))
+        points.append(_break_point(name + labels, rows, frontier, target))
     return points
 
 
-def _break_point(name: str, rows: Sequence[Row], frontier: Frontier, target: float, bootstrap: Bootstrap) -> BreakPoint:
+def _break_point(name: str, rows: Sequence[Row], frontier: Frontier, target: float) -> BreakPoint:
     full = frontier.row(rows[0].reference)
     assert full is not None, "a reference has a row"
-    measured, reason, between = _measured(rows, full, target, bootstrap)
+    measured, reason, between = _measured(rows, full, target)
     predictions = [run.prediction for row in rows for run in row.runs if run.prediction]
     predicted, not_predicted = None, None
     if not isinstance(_policy(rows[0]).inner, Lead):
@@ -135,7 +135,7 @@ def _break_point(name: str, rows: Sequence[Row], frontier: Frontier, target: flo
 
 
 def _measured(
-    rows: Sequence[Row], full: Row, target: float, bootstrap: Bootstrap
+    rows: Sequence[Row], full: Row, target: float
 ) -> tuple[Interval | None, str | None, tuple[float, float] | None]:
     """The measured break point, else the reason why there is none, and the ends of its interval where there are any."""
     if not 0 < target <= 1:
@@ -148,8 +148,8 @@ def _measured(
     seeds = [seed for seed in full.seeds if all(seed in row.seeds for row in rows)]
     scores = {row.label: row.scores(seeds or row.seeds) for row in [full, *rows]}
     try:
-        refused = retention(scores[rows[0].label], scores[full.label], bootstrap).reason
-        models = dict(zip(scores, resample(scores, bootstrap), strict=True))
+        refused = retention(scores[rows[0].label], scores[full.label]).reason
+        models = dict(zip(scores, resample(scores, USUAL), strict=True))
     except EvaluationError as error:
         return None, str(error), None
     if refused:
@@ -163,11 +163,11 @@ def _measured(
     ratios_drawn = [drawn_ratios(np.maximum(models[row.label].draws, 0), of_full.draws) for row in rows]
     _, lower_ends, upper_ends = crossing(cuts, np.stack([*ratios_drawn, np.ones_like(of_full.draws)]), target)
     # `inverted_cdf` returns a tested cut or 0, where interpolation would return a p that nobody tested.
-    low = np.quantile(lower_ends, (1 - bootstrap.level) / 2, method="inverted_cdf")
-    high = np.quantile(upper_ends, (1 + bootstrap.level) / 2, method="inverted_cdf")
+    low = np.quantile(lower_ends, (1 - USUAL.level) / 2, method="inverted_cdf")
+    high = np.quantile(upper_ends, (1 + USUAL.level) / 2, method="inverted_cdf")
     # `retention` widens its intervals where few problems separate the models, which resamples alone do not show: the
     # ends reach at least to the nearest cuts whose own interval excludes the target, else to 0 and to the uncut run.
-    ratios = [retention(scores[row.label], scores[full.label], bootstrap).ratio for row in rows]
+    ratios = [retention(scores[row.label], scores[full.label]).ratio for row in rows]
     alone = [ratio for ratio in ratios if ratio is not None]
     assert len(alone) == len(rows), "the uncut run refuses all ratios or none"
     below = [cut for cut, ratio in zip(cuts[:-1], alone, strict=True) if ratio.high < target]
@@ -181,7 +181,7 @@ def _measured(
     if reason:
         return None, reason, between
     method = "paired bootstrap of the tested p between which retention reaches the target"
-    return Interval(value=value, low=between[0], high=between[1], level=bootstrap.level, method=method), None, between
+    return Interval(value=value, low=between[0], high=between[1], level=USUAL.level, method=method), None, between
 
 
 def _why_not_measured(

@@ -25,11 +25,7 @@ _CONTROL_WORDS = {
     "random_window": "a random window of the same length",
     "cross_entropy": "the same cut without its teacher",
 }
-_VERBS = {
-    "better": "beats",
-    "worse": "is worse than",
-    "unclear": "is not shown to be better or worse than",
-}
+_VERBS = {"better": "beats", "worse": "is worse than", "unclear": "is not shown to be better or worse than"}
 
 
 class Answer(Settings):

@@ -116,7 +116,7 @@ def bootstrap_mean(scores: Sequence[Sequence[float]], bootstrap: Bootstrap = USU
     return runs_mean({str(position): samples for position, samples in enumerate(scores)}, bootstrap)
 
 
-def bootstrap_share(hits: Sequence[float], trials: Sequence[float], bootstrap: Bootstrap = USUAL) -> Interval | None:
+def bootstrap_share(hits: Sequence[float], trials: Sequence[float]) -> Interval | None:
     """Sum of the hits over the sum of the trials, with a bootstrap interval over problems.
 
     For a rate among some of the samples, such as accuracy among the finished ones: each problem gives how many of
@@ -127,14 +127,14 @@ def bootstrap_share(hits: Sequence[float], trials: Sequence[float], bootstrap: B
     num_hits, num_trials = np.asarray(hits, dtype=float), np.asarray(trials, dtype=float)
     if num_trials.sum() == 0:
         return None
-    drawn = drawn_means(num_trials, bootstrap)  # the same problems as the hits': both use the seed of the bootstrap
-    shares = drawn_means(num_hits, bootstrap)[drawn > 0] / drawn[drawn > 0]
+    drawn = drawn_means(num_trials, USUAL)  # the same problems as the hits': both use the same seed
+    shares = drawn_means(num_hits, USUAL)[drawn > 0] / drawn[drawn > 0]
     value = float(num_hits.sum() / num_trials.sum())
     # Problems are the independent trials; samples of one problem are not.
-    rare = wilson(value, int(np.count_nonzero(num_trials)), bootstrap.level)
+    rare = wilson(value, int(np.count_nonzero(num_trials)), USUAL.level)
     if np.ptp(shares) <= _ROUNDING:
         return rare
-    interval = _percentile(value, shares, bootstrap.level, "percentile bootstrap over problems")
+    interval = _percentile(value, shares, USUAL.level, "percentile bootstrap over problems")
     return _widened(interval, rare) if _is_rare(num_hits) or _is_rare(num_trials - num_hits) else interval
 
 

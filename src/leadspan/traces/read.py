@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leadspan.errors import DataError
+from leadspan.sources import may_be_hub_name
 from leadspan.traces.files import (
     SHARD,
     SUFFIXES,
@@ -48,8 +49,6 @@ logger = logging.getLogger(__name__)
 _SAMPLE = 512  # records from which the layouts of a source are detected
 _SAMPLED_FILES = 16  # files of a directory that the sample comes from
 _NAMED_FILES = 8  # files that a message names
-# A name, or an owner and a name.
-_HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 # Words that name a split in a file or directory name, as `datasets` reads them, and held-out data beside them. Whole
 # words only: `latest` holds no `test`.
 _NAMED = {
@@ -186,7 +185,7 @@ def _local_path(source: TraceSource) -> Path | None:
             return path
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL byte in it, no home directory
         raise DataError(f"{source.path!r}: is not a path ({error}); correct it") from None
-    if kind_of(path) is not None or not _HUB_NAME.fullmatch(source.path):
+    if not may_be_hub_name(source.path):
         raise DataError(
             f"{source.path}: no such file or directory, and not a possible name of a Hub data set; correct the path"
         )

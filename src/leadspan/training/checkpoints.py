@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from leadspan.errors import RunError
 from leadspan.files import beginning_hash, fault, is_sealed, seal, unseal
 from leadspan.ranks import process_state
+from leadspan.text import first_line
 from leadspan.training.result import CHECKPOINTS_DIR, IDENTITY_FILE
 
 logger = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ def writing(directory: Path) -> Iterator[None]:
             raise
         free = shutil.disk_usage(directory.parent).free
         raise RunError(
-            f"{directory}: cannot be written to its end ({str(error).splitlines()[0]}; {free / 1e9:.3g} GB are free "
+            f"{directory}: cannot be written to its end ({first_line(error)}; {free / 1e9:.3g} GB are free "
             "there); make room, then continue with --resume"
         ) from None
 

@@ -112,7 +112,9 @@ def slots(executor: LocalExecutor) -> list[Slot]:
     number, each, ranks = executor.trials_at_once, executor.gpus_per_trial, executor.ranks_per_trial
     threads = executor.threads_per_trial
     if threads is None and number * ranks > 1:
-        threads = len(os.sched_getaffinity(0)) // number
+        # Not every system says which cores a process may use.
+        num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = num_cores // number
     # torchrun gives a rank one thread unless it is told.
     threads = None if threads is None else max(1, threads // ranks)
     # GPUs are not shared out: every trial sees all of them.
