@@ -12,6 +12,7 @@ from leadspan.inputs import prepare_data
 from leadspan.losses.objective import batch_loss
 from leadspan.models.loading import load_model, save_student
 from leadspan.planning.prediction import cost_model_of, predict
+from leadspan.tables import quantity
 from leadspan.teacher.targets import freeze
 from recipes import toy_recipe, write_recipe
 from stores import captured, stored
@@ -82,7 +83,7 @@ def test_memory_is_that_of_the_largest_step_as_planned(tmp_path: Path) -> None:
     figure = examined(recipe)["memory is enough"].figure
     data = prepare_data(recipe)
     planned = predict(cost_model_of(recipe, data.renderer), data.examples).memory
-    assert figure.startswith(f"{planned.total / 1e9:.3g} GB for the largest step")
+    assert figure.startswith(f"{quantity('peak_memory_bytes', planned.total)} for the largest step")
     assert planned.activations + planned.logits > planned.weights  # what a count of parameters leaves out
 
 
@@ -114,7 +115,7 @@ def test_too_little_disk_or_memory_fails() -> None:
     assert fit_checks._fits("disk", 11, 10, "weights", "more").verdict == "failed"
     assert fit_checks._fits("disk", 95, 100, "weights", "more").verdict == "warning"
     assert fit_checks._fits("disk", 9, 10, "weights", "more") == Check(
-        "disk is enough", "ok", "9e-09 GB for weights; 1e-08 GB free"
+        "disk is enough", "ok", "9 B for weights; 10 B free"
     )
 
 

@@ -17,6 +17,7 @@ from leadspan.planning.rollouts import predict_run
 from leadspan.recipe import Recipe
 from leadspan.rollout.settings import RolloutSettings
 from leadspan.stages import rollout_inputs
+from leadspan.tables import quantity
 from leadspan.teacher.capture import run_capture
 from leadspan.teacher.settings import StoredTargets
 from leadspan.teacher.targets import freeze
@@ -78,4 +79,4 @@ def test_a_store_of_rollouts_alone_serves_no_traces_and_memory_is_that_of_rollou
     _, memory = disk_and_memory(replace(inputs, recipe=recipe))
     needed = predict_run(recipe, inputs.data, model).memory.total
     assert needed > 2 * predict(model, inputs.data.examples).memory.total
-    assert memory.figure.startswith(f"{needed / 1e9:.3g} GB for the largest step")
+    assert memory.figure.startswith(f"{quantity('peak_memory_bytes', needed)} for the largest step")

@@ -59,9 +59,13 @@ def test_no_rate_is_negative_whatever_the_noise() -> None:
     assert rates and all(rate > 0 for rate in rates.values())
 
 
+@pytest.mark.parametrize("unit", [1, 10**7, 10**10])
+def test_a_peak_of_any_size_is_fitted(unit: int) -> None:
+    offset, factor = fit_memory([100 * unit, 200 * unit, 400 * unit], [150 * unit, 270 * unit, 510 * unit])
+    assert (offset, factor) == (pytest.approx(30 * unit), pytest.approx(1.2))
+
+
 def test_memory_of_the_process_is_added_as_its_own_part() -> None:
-    offset, factor = fit_memory([100, 200, 400], [150, 270, 510])
-    assert (offset, factor) == (pytest.approx(30), pytest.approx(1.2))
     rates = Calibration(
         device="", fingerprint="", num_steps=1, rates={}, largest_error=0, memory_offset=30, memory_factor=1.2
     )

@@ -215,7 +215,7 @@ def capture(options: argparse.Namespace) -> None:
     from leadspan.pipeline.run import prepare_capture
     from leadspan.ranks import process_state
     from leadspan.status import duration, report_status
-    from leadspan.tables import Block
+    from leadspan.tables import Block, quantity
     from leadspan.teacher.capture import estimate_capture, load_teacher, run_capture
 
     state = process_state()
@@ -237,7 +237,11 @@ def capture(options: argparse.Namespace) -> None:
             )
             rows: list[tuple[str, ...]] = []
             for row in estimate.codecs:
-                sizes = (f"{row.support:,.1f}", f"{row.bytes_per_position:,.1f}", f"{row.num_bytes / 1e9:,.3g} GB")
+                sizes = (
+                    f"{row.support:,.1f}",
+                    f"{row.bytes_per_position:,.1f}",
+                    quantity("peak_memory_bytes", row.num_bytes),
+                )
                 rows.append((row.codec.label, *sizes, f"{row.kl_lost:.2g} ± {row.standard_error:.1g}"))
             shown = Block(title, ("codec", "entries", "bytes a position", "store", "KL lost"), tuple(rows), note)
             codecs = [{**asdict(row), "codec": row.codec.model_dump(mode="json")} for row in estimate.codecs]

@@ -106,6 +106,7 @@ def study(options: argparse.Namespace) -> None:
     load_libraries("leadspan.study.study")
     from leadspan.study.record import trials_block
     from leadspan.study.study import run_study
+    from leadspan.tables import quantity
 
     console = console_beside(options.json)
     lines: list[str] = []
@@ -115,7 +116,7 @@ def study(options: argparse.Namespace) -> None:
         record = run_study(study, options.recipe, console)
         for capture in record.captures:
             positions = "" if capture.num_positions is None else f"; {capture.num_positions:,} positions"
-            size = "" if capture.num_bytes is None else f", {capture.num_bytes / 1e9:,.3g} GB"
+            size = "" if capture.num_bytes is None else f", {quantity('peak_memory_bytes', capture.num_bytes)}"
             took = "" if capture.seconds is None else f", captured once in {capture.seconds:,.0f} s"
             lines.append(f"{capture.name}: served {capture.num_trials} trials{positions}{size}{took}")
     failed = record.of_state("failed")

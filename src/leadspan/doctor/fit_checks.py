@@ -25,7 +25,7 @@ from leadspan.planning.prediction import cost_model_of, student_shape
 from leadspan.planning.rollouts import predict_run
 from leadspan.recipe import Recipe
 from leadspan.stages import check_served, checked_teacher, merged_ends
-from leadspan.tables import percent
+from leadspan.tables import percent, quantity
 from leadspan.teacher.settings import Served
 from leadspan.teacher.targets import SparseTargets
 
@@ -237,6 +237,6 @@ def disk_and_memory(inputs: CheckInputs) -> Iterator[Check]:
 
 def _fits(name: str, needed: int, free: int, what: str, remedy: str) -> Check:
     """Compare the needed bytes with the free ones; a warning where less than a tenth would be left over."""
-    figure = f"{needed / 1e9:.3g} GB for {what}; {free / 1e9:.3g} GB free"
+    figure = f"{quantity('peak_memory_bytes', needed)} for {what}; {quantity('peak_memory_bytes', free)} free"
     fault: Verdict = "failed" if needed > free else "warning"
     return Check.of(f"{name} is enough", 1.1 * needed <= free, figure, remedy, fault)

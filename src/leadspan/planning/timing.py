@@ -126,10 +126,11 @@ def _fit(rows: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
 
     Source: Charnes, Cooper and Ferguson, Optimal estimation of executive compensation by linear programming (1955).
     """
-    # Columns differ by many orders of magnitude (1 step, 1e15 operations): scaled, the program is well conditioned.
-    scale = rows.max(axis=0)
+    # Columns and values differ by many orders of magnitude (1 step, 1e15 operations, 1e10 bytes); the solver takes a
+    # coefficient below 1e-9 for 0, so both are scaled to 1.
+    scale = rows.max(axis=0) / values.max()
     scale[scale == 0] = 1.0
-    # Divided by the measured times: the fit's residuals are then relative errors.
+    # Divided by the measured values: the fit's residuals are then relative errors.
     relative = rows / scale / values[:, None]
     num_rows, num_terms = relative.shape
     costs = np.concatenate([np.zeros(num_terms), np.ones(num_rows)])
