@@ -179,8 +179,10 @@ def _server() -> subprocess.Popen[bytes]:
 
 def serve() -> None:
     """Start what is asked for on standard input; when that is closed, nothing that was started goes on."""
+    gc.disable()
+    import leadspan.pipeline.run  # noqa: F401  # once, and not in each of the processes
 
-    gc.collect()
+    gc.enable()
     gc.freeze()  # a run of the Trainer asks for two whole collections: of what is imported they take half a second
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
