@@ -166,10 +166,8 @@ def build_report(
     curves, no_curves = run_curves(named)
     logless = [entry for entry in named if entry.run.train and not (entry.directory / METRICS_FILE).exists()]
     absent = [f"{entry.label}: no {METRICS_FILE}, so no curves" for entry in logless]
-    pairs: list[Comparison] = []
-    no_pairs: list[str] = []
+    pairs, no_pairs = comparisons(named, frontiers, samples_per_policy) if samples_per_policy else ([], [])
     if samples_per_policy:
-        pairs, no_pairs = comparisons(named, frontiers, samples_per_policy)
         answered = [(entry, result) for entry in named for result in entry.run.evaluations]
         sampleless = [(entry, result) for entry, result in answered if entry.samples_of(result) is None]
         absent += [f"{entry.label}: its samples on {result.task} are missing" for entry, result in sampleless]
