@@ -251,6 +251,8 @@ def test_lengths_and_numbers_are_counted(tmp_path: Path) -> None:
     assert splits.left_out == {f"longer than {limit} tokens": long, "not drawn": 20 - long - 10}
     with pytest.raises(DataError, match=r"data.num_train = 21: only 20 traces can be used"):
         split(settings_for(path, num_train=21), renderer, seed=0)
+    with pytest.raises(DataError, match=rf"num_train = 21: only {20 - long} .* {long} longer than {limit} tokens;"):
+        split(settings_for(path, max_tokens=limit, num_train=21), renderer, seed=0)
     with pytest.raises(DataError, match=r"no trace is left; left out so far: [0-9]+ longer than 5 tokens;"):
         split(settings_for(path, max_tokens=5), renderer, seed=0)
 

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from leadspan.costs.flops import FlopsByPart
+from leadspan.costs.memory import MemoryByPart
 from leadspan.data.truncation.policy import STOP_REMEDY
 from leadspan.report.content import Report, warnings_on
 from leadspan.report.document import rows_block
 from leadspan.report.frontier import build_frontiers, captions, retention_text, sample_size
 from leadspan.report.rows import Frontier, error_text
 from leadspan.report.write import print_report, report_text, run_summary
-from leadspan.results import RunResult
+from leadspan.results import Prediction, RunResult
 from leadspan.statistics.intervals import Interval
 from leadspan.tables import Block, Cell, CostName, markdown_table, percent_interval, points, quantity, rich_table
 
@@ -237,6 +239,14 @@ def test_one_problem_is_no_problems_and_a_small_error_has_no_minus(make_run: Mak
     (frontier,) = build_frontiers([make_run("full", 1, num_problems=1)])
     assert sample_size(frontier) == "1 problem x 1 sample"
     assert (error_text(998, 1000), error_text(980, 1000), error_text(None, 1000)) == ("+0 %", "-2 %", "\N{EN DASH}")
+
+
+@pytest.mark.parametrize(("process", "what"), [(0, "; predicted: its tensors alone"), (50, "")])
+def test_a_summary_says_what_its_predicted_memory_is_of(make_run: MakeRun, process: int, what: str) -> None:
+    memory = MemoryByPart(weights=100, process=process)
+    prediction = Prediction(num_steps=5, num_tokens=1, num_weighted_tokens=1, flops=FlopsByPart(), memory=memory)
+    shown = dict(run_summary(make_run("full", 30).model_copy(update={"prediction": prediction})).rows)["peak memory"]
+    assert shown == f"200 B, predicted {100 + process} B ({(process - 100) // 2} %) (process resident set{what})"
 
 
 def test_a_summary_has_the_loops_of_a_task_without_boxes(make_run: MakeRun) -> None:

@@ -227,16 +227,14 @@ def _of_fitting_length(rows: Dataset, settings: DataSettings, left_out: dict[str
 
 
 def _draw(rows: Dataset, number: int | None, seed: int, name: str, left_out: dict[str, int]) -> Dataset:
-    if len(rows) == 0:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
-        raise DataError(
-            f"{name.replace('num_', '')}: no trace is left; left out so far: {reasons or 'nothing'}; "
-            "give more traces, or widen data.min_tokens and data.max_tokens"
-        )
+    if len(rows) < (number or 1):
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "nothing"
+        widen = f"left out so far: {reasons}; give more traces, or widen data.min_tokens and data.max_tokens"
+        if len(rows) == 0:
+            raise DataError(f"{name.replace('num_', '')}: no trace is left; {widen}")
+        raise DataError(f"{name} = {number}: only {len(rows)} traces can be used; lower it; {widen}")
     if number is None:
         return rows
-    if number > len(rows):
-        raise DataError(f"{name} = {number}: only {len(rows)} traces can be used; lower it or give more traces")
     if len(rows) > number:
         left_out["not drawn"] = left_out.get("not drawn", 0) + len(rows) - number
     # As `Dataset.shuffle` draws, which would keep the order in a file beside the rows that no digest protects.

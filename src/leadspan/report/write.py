@@ -187,7 +187,11 @@ def _training(train: TrainResult, prediction: Prediction | None) -> Iterator[tup
             "time by part",
             ", ".join(f"{name.replace('_', ' ')} {percent(share)}" for name, share in by_part if share),
         )
-    yield "peak memory", f"{texts['peak_memory_bytes']} ({train.memory_source})"
+    # A process holds more than its tensors, which only a calibration knows.
+    source = train.memory_source
+    if source == "process resident set" and prediction is not None and not prediction.memory.process:
+        source += "; predicted: its tensors alone"
+    yield "peak memory", f"{texts['peak_memory_bytes']} ({source})"
     yield "FLOPs", f"{texts['flops']}, {quantity('flops', train.flops_per_second)}/s"
     if train.mfu is not None:
         yield "model FLOPs utilisation", percent(train.mfu, 1)
