@@ -135,3 +135,8 @@ def test_a_claim_above_the_truth_is_refused() -> None:
         validate(Claim, {"claim": 0.95, "retention": 0.9}, "power")
     with pytest.raises(SettingsError, match="is not below 1"):
         validate(Claim, {"retention": 1.3, "accuracy": 0.9}, "power")
+    # Points instead of a share, and a level whose quantile has no number.
+    with pytest.raises(SettingsError, match="seed_sd"):
+        validate(Claim, {"seed_sd": 1.0}, "power")
+    with pytest.raises(SettingsError, match="level"):
+        validate(Claim, {"level": 1 - 2**-53}, "power")

@@ -58,9 +58,9 @@ class Claim(Settings):
     solved always or never."""
     correlation: float = Field(default=0.9, ge=-1, le=1)
     """Correlation over problems of the two students' chances."""
-    seed_sd: float = Field(default=0.01, ge=0)
+    seed_sd: float = Field(default=0.01, ge=0, lt=1)
     """Standard deviation of a student's accuracy from training seed to training seed."""
-    level: float = Field(default=0.95, gt=0, lt=1)
+    level: float = Field(default=0.95, gt=0, le=0.999999)  # beyond, its tails are lost to rounding
     """Confidence level of the interval, two-sided."""
     power: float = Field(default=0.8, gt=0, lt=1)
     """Probability with which the claim should be shown."""
