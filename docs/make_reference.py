@@ -3,7 +3,7 @@
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel
 
@@ -67,7 +67,8 @@ def _shown(value: Any) -> str:
 def _type_name(annotation: Any) -> str:
     found = models_in(annotation)
     if found:
-        return " or ".join(f"[{m.__name__}](#{m.__name__.lower()})" for m in dict.fromkeys(found))
+        links = " or ".join(f"[{m.__name__}](#{m.__name__.lower()})" for m in dict.fromkeys(found))
+        return {list: "list of ", dict: "by name: "}.get(get_origin(annotation), "") + links
     text = (
         annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
     )
