@@ -37,10 +37,11 @@ def test_freed_tensors_stay_for_the_next_step_and_are_returned_in_the_end() -> N
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"WORLD_SIZE": "2", "RANK": "0"}, "(WORLD_SIZE=2 RANK=0): "),
-        ({"WORLD_SIZE": "2", "RANK": "abc"}, "(WORLD_SIZE=2 RANK=abc): "),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "(WORLD_SIZE=2 RANK=0"),
+        ({"WORLD_SIZE": "2", "RANK": "abc"}, "(WORLD_SIZE=2 RANK=abc"),
+        ({"LOCAL_RANK": "x"}, "(LOCAL_RANK=x): "),
     ],
-    ids=["no address", "no number"],
+    ids=["no address", "no number", "no number on this machine"],
 )
 def test_variables_of_ranks_that_cannot_join_are_one_error(variables: dict[str, str], message: str) -> None:
     code = (

@@ -42,7 +42,8 @@ def process_state() -> PartialState:
     try:
         return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
     except ValueError as error:
-        given = " ".join(f"{name}={os.environ[name]}" for name in ("WORLD_SIZE", "RANK") if name in os.environ)
+        names = [name for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK") if name in os.environ]
+        given = " ".join(f"{name}={os.environ[name]}" for name in names)
         raise RunError(
             f"environment variables of a run on several ranks cannot be used ({given}): {error}; start it with "
             "torchrun, which sets all of them, or unset them"
@@ -55,8 +56,8 @@ def leave_ranks() -> None:
     A group that is still open when the interpreter ends can abort the process, although its work is done.
     **Source**: PyTorch, `torch.distributed`, "Shutdown".
     """
-    gc.collect()  # sharded weights hold the group
     if dist.is_available() and dist.is_initialized():
+        gc.collect()  # sharded weights hold the group
         dist.destroy_process_group()
 
 

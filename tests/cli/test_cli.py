@@ -40,6 +40,12 @@ def test_help_loads_neither_torch_nor_transformers() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_commands_without_ranks_read_no_variables_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "")
+    assert main(["recipes"]) == 0
+
+
 def test_what_plans_the_controls_of_a_study_loads_no_model_classes() -> None:
     code = (
         "import sys, leadspan.inputs, leadspan.training.steps\n"

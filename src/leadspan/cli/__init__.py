@@ -157,10 +157,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _leave_ranks() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from leadspan.ranks import leave_ranks
-
-        leave_ranks()
+    if ranks := sys.modules.get("leadspan.ranks"):  # not imported where no command has joined any
+        ranks.leave_ranks()
 
 
 def _refuse(command: str, message: str) -> int:
@@ -189,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(LogFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("leadspan").setLevel(logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.ERROR)
+    logging.getLogger("leadspan").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     written = list(sys.argv[1:] if arguments is None else arguments)
     if any("\0" in word for word in written):  # no shell passes one on, Python does
         return _refuse(options.command, "an argument contains the character U+0000; remove it")
@@ -218,7 +216,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         character = f"U+{ord(error.object[error.start]):04X}, which {error.encoding} has not"
         return _refuse(options.command, f"a path or a text holds {character}; rename it")
     except (MemoryError, RuntimeError) as error:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "Connection closed by peer" in str(error):
+        if os.environ.get("WORLD_SIZE", "1") != "1" and "Connection closed by peer" in str(error):
             return _refuse(options.command, "another rank has ended; its message says why")  # of gloo's collectives
         if not is_out_of_memory(error):
             raise
