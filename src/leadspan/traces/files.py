@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 import sys
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,16 +118,17 @@ def digest_file(path: Path, decompressed: bool = False) -> bytes:
 
 def missing_shards(files: Iterable[Path]) -> list[str]:
     """What is not there of shards whose names count them, as after a download that was broken off."""
-    missing: dict[tuple[Path, int], set[int]] = {}
+    present: defaultdict[tuple[Path, int], set[int]] = defaultdict(set)
     for file in files:
         if shard := SHARD.search(file.name):
-            of = file.with_name(file.name[: shard.start()]), int(shard[2])
-            missing.setdefault(of, set(range(of[1]))).discard(int(shard[1]))
-    return [
-        f"{len(numbers)} of {total} shards, from {name.name}-{min(numbers):05}-of-{total:05} on (not there)"
-        for (name, total), numbers in missing.items()
-        if numbers
-    ]
+            present[file.with_name(file.name[: shard.start()]), int(shard[2])].add(int(shard[1]))
+    lines: list[str] = []
+    for (name, total), numbers in present.items():
+        first = int(total in numbers)  # `datasets` counts from 0, other programs from 1
+        if missing := set(range(first, first + total)) - numbers:
+            where = f"{name.name}-{min(missing):05}-of-{total:05}"
+            lines.append(f"{len(missing)} of {total} shards, from {where} on (not there)")
+    return lines
 
 
 def head(path: Path) -> bytes:
