@@ -248,6 +248,8 @@ def test_labels_of_many_policies_never_overlap(
     ):
         assert browser.execute_script(OVERLAPPING, kind) == 0, kind
     assert browser.execute_script("return document.documentElement.scrollWidth") == width
+    tables = "return [...document.querySelectorAll('.scroll')].map((node) => node.clientHeight)"
+    assert max(browser.execute_script(tables)) <= 0.85 * 900  # of the window: many rows scroll
     browser.execute_script("document.querySelector('.legend[data-group=task-0] [data-every=false]').click()")
     assert browser.execute_script("return document.querySelectorAll('#frontier-0 .point').length") == 0
     browser.execute_script("document.querySelector('.legend[data-group=task-0] [data-every=true]').click()")
