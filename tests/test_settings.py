@@ -276,6 +276,7 @@ def test_what_an_alias_stands_for_is_a_copy(recipe: Path) -> None:
             id="a gap to nobody",
         ),
         pytest.param(["supervision={prompt: 0, cot: 0, answer: 0}"], "nothing would be learnt", id="no weight"),
+        (["data.num_validation=4", "data.validation={kind: none}"], "num_validation 4: there is no validation set"),
     ],
 )
 def test_combinations_are_refused(recipe: Path, overrides: list[str], message: str) -> None:

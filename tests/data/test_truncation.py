@@ -1,5 +1,6 @@
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,7 @@ from leadspan.data.truncation import (
     Sections,
     Tail,
     cut_example,
+    equal_window,
 )
 from leadspan.data.truncation.policy import STATES_NO_ANSWER, CutCounts, drop_warning, of_stages, stop_warning
 from leadspan.errors import SettingsError
@@ -134,6 +136,19 @@ def test_random_window_is_as_long_as_lead_and_varies_by_example() -> None:
     assert {sum(end - start for start, end in spans) for spans in cuts} == {10}
     assert len(cuts) == 5  # 6 of 10 tokens: 5 places
     assert cut_example(RandomWindow(p=0.5), SECTIONS, "7", 0) == cut_example(RandomWindow(p=0.5), SECTIONS, "7", 0)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("align", ["token", "step"])
+def test_the_window_of_a_lead_is_as_long_as_its_chain_of_thought(align: Any, p: float) -> None:
+    lead = Lead(p=p, align=align)
+    ((_, end),) = cut_example(lead, SECTIONS, "id", 0).spans
+    width = max(0, min(end, SECTIONS.cot_end) - SECTIONS.prompt_end)
+    window = equal_window(lead)
+    assert isinstance(window, RandomWindow)
+    assert equal_window(Mix(policy=lead, whole_share=0.2)) == Mix(policy=window, whole_share=0.2)
+    spans = cut_example(window, SECTIONS, "id", 0).spans
+    assert sum(end - start for start, end in spans) == SECTIONS.prompt_end + width
 
 
 def test_mix_keeps_the_stated_share_whole_whatever_the_order() -> None:

@@ -105,6 +105,9 @@ class DataSettings(Settings):
     """Where tokenised traces are stored for reuse; `$LEADSPAN_CACHE` or `~/.cache/leadspan` when absent."""
 
     def conflicts(self) -> Iterator[Rule]:
-        """Lengths are in order."""
+        """Lengths are in order, and validation traces come from somewhere."""
         if self.max_tokens is not None and self.max_tokens < self.min_tokens:
             yield ("max_tokens", "min_tokens"), f"max_tokens {self.max_tokens} is below min_tokens {self.min_tokens}"
+        if self.num_validation is not None and self.validation.kind == "none":
+            fault = f"num_validation {self.num_validation}: there is no validation set; leave it out, or set validation"
+            yield ("num_validation", "validation"), fault

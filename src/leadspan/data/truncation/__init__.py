@@ -160,9 +160,9 @@ def equal_window(policy: Policy) -> Policy | None:
     'mix 0.9 random_window 0.5'
     """
     if isinstance(policy, Lead):
-        return RandomWindow(p=policy.p, stop=policy.stop)
-    if isinstance(policy, Mix) and isinstance(policy.policy, Lead):
-        return Mix(policy=RandomWindow(p=policy.policy.p, stop=policy.policy.stop), whole_share=policy.whole_share)
+        return RandomWindow(p=policy.p, align=policy.align, stop=policy.stop)
+    if isinstance(policy, Mix) and (window := equal_window(policy.policy)):
+        return policy.model_copy(update={"policy": window})
     return None
 
 

@@ -217,6 +217,8 @@ class RandomWindow(EndsEarly):
     kind: Literal["random_window"] = "random_window"
     p: Proportion = 0.5
     """Share of the whole sequence, as of `lead`."""
+    align: Literal["token", "step"] = "token"
+    """`step`: as many tokens as a `lead` that ends at the last step border."""
 
     _keeps_answer: ClassVar[bool] = False
 
@@ -224,7 +226,8 @@ class RandomWindow(EndsEarly):
         """`[0, P)` and `[a, a + w)`, `a` uniform over the positions that fit."""
         # The window replaces a lead of the same `p`, whose tokens include the prompt: hence the subtraction.
         cot = sections.cot_end - sections.prompt_end
-        width = min(cot, max(0, kept_tokens(self.p, sections.num_tokens) - sections.prompt_end))
+        end_of_lead = align_end(kept_tokens(self.p, sections.num_tokens), sections, self.align)
+        width = min(cot, max(0, end_of_lead - sections.prompt_end))
         start = sections.prompt_end + rng.randint(0, cot - width)
         return ((0, sections.prompt_end), (start, start + width))
 
