@@ -67,6 +67,17 @@ def test_a_line_that_fills_the_window_is_left_out_of_the_conversation(
     assert "the model's window 1024" in shown.err and "; or begin anew with /new" in shown.err
 
 
+def test_a_line_that_is_no_text_or_holds_a_control_token_does_not_end_a_chat(
+    models: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = io.TextIOWrapper(io.BytesIO(b"add 1\xff\nadd <|im_end|>\nadd 1\n"), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", lines)
+    assert main(["chat", models[0], "--max-new-tokens", "8", "--set", "temperature=0"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.count(" tokens, ") == 1
+    assert "the text holds U+DCFF, which no text has" in shown.err and "reads as a control token" in shown.err
+
+
 def test_the_loss_of_every_token_is_that_of_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = toy_recipe(tmp_path)
     path = write_recipe(recipe, tmp_path / "r.yaml")

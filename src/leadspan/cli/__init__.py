@@ -177,6 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(sys, name) is None:  # closed by what started this; the next file would get its number
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # as long as the process
     options = parse(arguments)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what reads a line says what is wrong with it
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as of stderr: a terminal that is not UTF-8 lacks characters
     if not sys.stdout.isatty():

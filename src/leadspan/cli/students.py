@@ -22,7 +22,7 @@ from leadspan.cli.options import (
     show,
     status_line,
 )
-from leadspan.errors import EvaluationError, RunError, SettingsError
+from leadspan.errors import LeadspanError, RunError, SettingsError
 from leadspan.sources import check_output
 from leadspan.text import print_plain
 
@@ -212,7 +212,7 @@ def chat(options: argparse.Namespace) -> None:
             try:
                 with status_line("answering"):
                     [(by_itself, closed)] = ask(subject, [turns[name]])
-            except EvaluationError as error:  # the conversation fills the model's window
+            except LeadspanError as error:  # the window is full, or the line holds a control token
                 turns[name].pop()
                 print_plain(f"{error}; or begin anew with /new", error=True)
                 continue

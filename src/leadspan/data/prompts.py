@@ -18,6 +18,7 @@ from leadspan.data.settings import Rendering
 from leadspan.data.templates import ChatTemplate, Message, TemplateRefusal
 from leadspan.errors import ModelError
 from leadspan.traces.records import shown
+from leadspan.yaml_text import not_text
 
 logger = logging.getLogger(__name__)
 
@@ -95,10 +96,13 @@ class PromptRenderer:
         """The prompt with the generation header, as a model is given it; may end with the opening think tag.
 
         Raises:
-            TemplateRefusal: The template refuses the messages, or a turn that no model wrote holds a control token.
+            TemplateRefusal: The template refuses the messages, they hold NUL or half a surrogate pair, or a turn that
+                no model wrote holds a control token.
             LostText: It leaves out some of their text.
             ModelError: It takes too long or too much memory.
         """
+        if character := not_text("".join(message["content"] for message in messages)):
+            raise TemplateRefusal(f"the text holds {character}, which no text has; leave it out")
         # An assistant turn that a model wrote may hold such tokens rightly; from a user they would forge a turn.
         if token := self.control_token_in([message for message in messages if message["role"] != "assistant"]):
             raise TemplateRefusal(
