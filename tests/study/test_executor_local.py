@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from benchmarks.plans import run_trial
@@ -7,7 +8,7 @@ from benchmarks.plans import run_trial
 from leadspan.errors import RunError
 from leadspan.results import load_run
 from leadspan.status import StatusHandler
-from leadspan.study.executors.local import Slot, run_local, slots
+from leadspan.study.executors.local import Slot, run_in_process, run_local, slots
 from leadspan.study.settings import LocalExecutor
 from leadspan.study.trials import Trial
 from recipes import toy_recipe
@@ -67,6 +68,14 @@ def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(RunError, match="2 trials at once with 1 GPUs each need 2, and 1 are visible here"):
         slots(LocalExecutor(trials_at_once=2, gpus_per_trial=1))
+
+
+def test_ranks_that_say_nothing_on_a_system_without_prctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = "leadspan.study.executors.local"
+    monkeypatch.setattr(f"{here}.sys", SimpleNamespace(platform="darwin", executable="false"))
+    monkeypatch.setattr(f"{here}.ctypes", SimpleNamespace(CDLL=lambda name: object()))
+    with pytest.raises(RunError, match="torchrun ended with exit code 1, and said nothing"):
+        run_in_process(Trial(toy_recipe(tmp_path, steps=2)), num_ranks=2)
 
 
 @pytest.mark.slow

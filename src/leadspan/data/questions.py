@@ -51,9 +51,8 @@ _SHARES = (0.0, 0.5, 1.0)
 """Places of the run of words by which a question is looked up: the begin, unless many begin so; middle; end."""
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that a product modulo 2^64 loses no bit; 2^64 by the golden ratio
 _ROWS_AT_ONCE = 1_000
-_PAIRS_AT_ONCE = (
-    1 << 20
-)  # of a run and a question that begins with it: texts of one word have one of each for any other
+_PAIRS_AT_ONCE = 1 << 20
+"""Pairs of a run and a question that begins with it: texts of one word have one of each for any other."""
 
 
 def words(text: str) -> list[str]:

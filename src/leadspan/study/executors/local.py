@@ -176,7 +176,7 @@ def _run_ranks(file: Path, content: str, num_ranks: int, arguments: list[str]) -
             [*command, *arguments],
             stdout=opened,
             stderr=subprocess.STDOUT,
-            preexec_fn=lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM),
+            preexec_fn=(lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM)) if sys.platform == "linux" else None,
         )
         try:
             ranks.wait()
@@ -190,7 +190,9 @@ def _run_ranks(file: Path, content: str, num_ranks: int, arguments: list[str]) -
         starts = (i for i, line in enumerate(lines) if line.startswith(("leadspan distill: ", "leadspan capture: ")))
         start = next(starts, None)
         if start is None:
-            raise RunError("\n".join(lines[-20:]))
+            raise RunError(
+                "\n".join(lines[-20:]) or f"torchrun ended with exit code {ranks.returncode}, and said nothing"
+            )
         more = itertools.takewhile(lambda line: line.startswith("  "), lines[start + 1 :])
         raise RunError("\n".join([lines[start], *more]))
 
