@@ -363,12 +363,13 @@ def test_every_answer_to_a_name_of_another_tool_is_a_setting(recipe: Path) -> No
 
 @pytest.mark.slow
 def test_the_schema_is_one_and_holds_for_every_recipe_study_and_world() -> None:
-    kinds = {"recipe": Recipe, "study": Study, "world": WorldFiles}
-    for path in FOUND:
-        kind = kinds.get(path.stem.partition("_")[0], Recipe)
+    checkers = dict[str, jsonschema.Draft202012Validator]()
+    for name, kind in (("recipe", Recipe), ("study", Study), ("world", WorldFiles)):
         schema = json_schema(kind)
         jsonschema.Draft202012Validator.check_schema(schema)
-        checker = jsonschema.Draft202012Validator(schema)
+        checkers[name] = jsonschema.Draft202012Validator(schema)
+    for path in FOUND:
+        checker = checkers.get(path.stem.partition("_")[0], checkers["recipe"])
         values = parse_yaml(path.read_text(), str(path))
         assert [fault.message for fault in checker.iter_errors(values)] == []
         assert list(checker.iter_errors({**values, "sed": 1}))
