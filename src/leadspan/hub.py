@@ -128,12 +128,12 @@ def _sections(result: RunResult, recipe: Recipe, full: RunResult | None) -> Iter
     yield f"# {markdown_text(result.name)}"
     imitated = f"`{recipe.teacher.identity}`" if isinstance(recipe.teacher, Served) else "stored targets"
     imitated = imitated if recipe.local_teacher is None else _model_name(recipe.local_teacher)
-    teacher = f" from {imitated}" if recipe.has_teacher else " from no teacher but the traces"
+    trained = f"distilled from {imitated}" if recipe.has_teacher else "fine-tuned"
     on = f"traces under the cut `{result.label}`"
     if recipe.rollout is not None:
         on = f"its own rollouts{' and on traces' if recipe.has_traces else ''} (`{result.label}`)"
     version = result.environment.get("leadspan", "")
-    yield f"This is {_model_name(recipe.student)}, distilled{teacher} on {on} with leadspan {version}."
+    yield f"This is {_model_name(recipe.student)}, {trained} on {on} with leadspan {version}."
     yield "## Data and cut"
     source, cut = _source(recipe), result.cut
     rows = [

@@ -12,7 +12,7 @@ from leadspan.hub import model_card, uncut_beside, write_card
 from leadspan.pipeline.run import run
 from leadspan.results import RunResult, damage, load_run, save_run
 from leadspan.tables import quantity
-from made_runs import FULL, MakeRun
+from made_runs import FULL, UNTAUGHT, MakeRun
 from recipes import toy_recipe
 from small_hub import TOKEN, SmallHub, small_hub
 from studies import EVALUATION, toy_task
@@ -110,6 +110,8 @@ def test_what_is_not_on_the_hub_is_not_called_so(make_run: MakeRun) -> None:
     assert [result.dataset_type for result in card.data.eval_results] == ["toy"]
     settings["student"] = {"kind": "pretrained", "path": "deepseek-ai/model"}
     assert "This is deepseek-ai/model, distilled" in model_card(make_run("lead 0.5", 5, settings=settings)).text
+    alone = model_card(make_run("lead 0.5", 5, settings=settings | UNTAUGHT)).text
+    assert "This is deepseek-ai/model, fine-tuned on traces under the cut `lead 0.5` with leadspan" in alone
 
 
 @pytest.mark.slow

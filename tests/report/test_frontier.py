@@ -307,6 +307,16 @@ def test_labels_are_made_unique(
     assert [label for condition in conditions for label in condition.labels()] == labels
 
 
+def test_what_differs_besides_the_cut_is_noted(make_run: MakeRun) -> None:
+    adapters = {"training": {"learning_rate": 1e-2, "lora": {"r": 8}, "log_every": 1}}
+    full, tail = make_run("full", 30, FULL), make_run("tail 0.5", 20, {"kind": "tail", "p": 0.5})
+    notes = only([full, tail, make_run("lead 0.5", 15, settings=adapters)]).notes
+    assert notes == (
+        "lead 0.5: besides the cut, these settings differ from those of full: training.learning_rate, training.lora.",
+    )
+    assert only([full, make_run("lead 0.5", 15, name="lead 0.5, LoRA", settings=adapters)]).notes == ()  # of a study
+
+
 def test_measurements_that_cannot_be_compared_are_noted(make_run: MakeRun) -> None:
     lead = make_run("lead 0.5", 15, device="a GPU, 1 rank")
     assert lead.train is not None

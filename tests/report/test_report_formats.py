@@ -100,6 +100,16 @@ def test_tasks_whose_names_differ_in_case_have_figures_of_their_own(
     assert captions["cost-flops"].startswith("Measured on cpu, 1 rank")
 
 
+def test_a_figure_is_as_high_as_its_legend(
+    make_run: Callable[..., RunResult], report_of: Callable[..., Report], tmp_path: Path
+) -> None:
+    runs = [make_run("full", 30, {"kind": "full"})]
+    runs += [make_run(f"lead {n}", n, {"kind": "lead", "p": n / 50}, cost=0.2 + n / 50) for n in range(1, 40)]
+    paths = draw_figures(report_of(runs), tmp_path)
+    with Image.open(next(path for path in paths if path.stem == "frontier-toy-time")) as image:
+        assert image.height > 200 * 40 * 8 * 1.2 / 72  # 40 lines of 8 points at 200 dots an inch
+
+
 @pytest.mark.slow
 def test_without_matplotlib_png_says_what_to_install(study: list[RunResult], tmp_path: Path) -> None:
     """In a process that finds no matplotlib: all else of the report works without it."""

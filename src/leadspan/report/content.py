@@ -291,7 +291,7 @@ def warnings_on(frontier: Frontier) -> list[str]:
     students that end far fewer.
     """
     students = frontier.students
-    warnings: list[str] = []
+    warnings, by_remedies = list[str](), dict[str, list[str]]()
     for teacher in (row for row in frontier.rows if row.role == "teacher"):
         for full in (row for row in students if row.is_reference):
             gap = _difference(teacher, full, lambda result: result.correct)
@@ -309,11 +309,9 @@ def warnings_on(frontier: Frontier) -> list[str]:
         if warning := row.runs[0].end_warning(row.label):
             warnings.append(f"{row.label} ended {ended} of its answers. {warning}")
         else:
-            warnings.append(
-                f"{row.label} ended only {ended} of its answers, and {capped} ran into the cap on new tokens: raise "
-                "max_new_tokens if they are cut short; until then cuts cannot be judged by how many answers end."
-            )
-    by_remedies: dict[str, list[str]] = {}
+            remedy = "raise max_new_tokens if answers are cut short; until then cuts cannot be judged by how many end"
+            what = f"{row.label} ended only {ended} of its answers, and {capped} ran into the cap on new tokens"
+            by_remedies.setdefault(remedy, []).append(what)
     for full in alone:
         compared = [row for row in students if row.reference == full.label]
         fewer = [row for row in compared if row.termination.value <= full.termination.value - MUCH_LESS]
@@ -335,7 +333,7 @@ def warnings_on(frontier: Frontier) -> list[str]:
             }
             remedies = "; ".join(text for text, helps in advice.items() if helps)
             by_remedies.setdefault(remedies, []).append(f"{rates} ended far fewer answers than {full_rate}")
-    return warnings + [f"{'; '.join(compared)}; {remedies}." for remedies, compared in by_remedies.items()]
+    return warnings + [f"{'; '.join(several)}; {remedies}." for remedies, several in by_remedies.items()]
 
 
 def _difference(first: Row, second: Row, scores: Callable[[EvalResult], Scores]) -> Interval | None:

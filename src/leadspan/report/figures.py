@@ -200,7 +200,11 @@ def draw_figures(report: Report, directory: Path) -> list[Path]:
         figures |= {name: (figure, f"Measured on {report.measured.sentence}") for name, figure in of_training.items()}
         for name, (figure, text) in figures.items():
             figure.supxlabel("\n".join(wrap(plain(text), 110)), fontsize=6, color=PALETTE["muted"])
-            figure.axes[0].legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8)
+            marks, labels = figure.axes[0].get_legend_handles_labels()
+            marks = [getattr(mark, "lines", [mark])[0] for mark in marks]  # without their error bars
+            figure.axes[0].legend(marks, labels, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8)
+            # A legend that is taller than its axes would squeeze them and run into the caption.
+            figure.set_figheight(max(figure.get_figheight(), 0.19 * len(labels) + 0.9))
             paths.append(directory / f"{name}.png")
             # 200 dots an inch are sharp in print at the width of a column.
             metadata = {"Title": report.title, "Description": text}

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from leadspan.errors import EvaluationError, RunError
 from leadspan.evaluation.result import EvalResult
-from leadspan.report.inputs import Condition, base_of, counterparts, find_conditions, find_references
+from leadspan.report.inputs import Condition, base_of, counterparts, find_conditions, find_references, flat
 from leadspan.report.rows import ControlComparison, Frontier, Row, RowRetention, costs_over, currencies_of
 from leadspan.results import RunResult
 from leadspan.statistics.intervals import (
@@ -230,6 +230,10 @@ def clock_fault(runs: Sequence[RunResult]) -> str | None:
     return None
 
 
+# The cut, and what changes no training.
+_NOT_NAMED = ("cut.", "evaluation.", "data.cache_dir", "training.report_to", "training.log_every")
+
+
 def _notes(rows: Sequence[Row], clock: str | None) -> list[str]:
     """One sentence for each reason not to compare some rows, and for each choice behind the comparison."""
     students = [row for row in rows if row.role == "student"]
@@ -246,6 +250,7 @@ def _notes(rows: Sequence[Row], clock: str | None) -> list[str]:
         if len(references) > 1:
             rule = "each row is compared with the one whose recipe differs from its own in the fewest settings"
             notes.append(f"{len(references)} conditions are uncut ({', '.join(references)}): {rule}.")
+    notes += _other_differences(students)
     seeds = {row.label: tuple(row.seeds) for row in rows}
     # Comparisons that omit a run of the row's or of its reference's, or pair different seeds.
     labels: dict[str, list[str]] = {}
@@ -285,6 +290,22 @@ def _notes(rows: Sequence[Row], clock: str | None) -> list[str]:
         "A server ran the teacher; costs include the time spent waiting for it, not its memory and FLOPs.": is_served,
     }
     return notes + [note for note, holds in of_all.items() if holds]
+
+
+def _other_differences(students: Sequence[Row]) -> list[str]:
+    """What differs between a student and its uncut run besides the cut; in a study the names of conditions say it."""
+    settings = {row.label: flat(row.runs[0].recipe) for row in students}
+    labels: dict[str, list[str]] = {}
+    for row in students:
+        recipe = row.runs[0].recipe
+        if row.reference is None or recipe is None or recipe.trial is not None or row.control is not None:
+            continue
+        mine, full = settings[row.label], settings[row.reference]
+        keys = [key for key in mine | full if mine.get(key) != full.get(key) and not key.startswith(_NOT_NAMED)]
+        if names := dict.fromkeys(".".join(key.split(".")[:2]) for key in keys):
+            text = f"besides the cut, these settings differ from those of {row.reference}: {', '.join(names)}."
+            labels.setdefault(text, []).append(row.label)
+    return [f"{label}: {text}" for text, several in labels.items() for label in [", ".join(several)]]
 
 
 def sample_size(frontier: Frontier) -> str:
