@@ -209,7 +209,9 @@ def record_panels(data: PreparedData, num_records: int, max_chars: int, has_styl
         yield Panel(body, title=Text(f"{row['place']}: {kept}"), title_align="left")
 
 
-def loss_panels(recipe: Recipe, data: PreparedData, model: ModelSettings, num_records: int) -> list[Panel | Text]:
+def loss_panels(
+    recipe: Recipe, data: PreparedData, model: ModelSettings, num_records: int, has_styles: bool
+) -> list[Panel | Text]:
     """A legend, and the first training records, whole, each token coloured by its negative log-likelihood.
 
     Below each: the mean loss of its sections, and the tokens of highest loss. Nothing predicts the first token.
@@ -228,9 +230,11 @@ def loss_panels(recipe: Recipe, data: PreparedData, model: ModelSettings, num_re
     loaded = freeze(load_model(model, torch.float32), device)
     everything = Supervision(prompt=1, cot=1, answer=1)
     uncut = Examples(data.splits.train, Full(), everything, data.renderer.stop_token_id, recipe.seed, "training set")
-    legend = Text(f"-log likelihood of each token to {name_of(model)}, nats: ")
-    for bound, style in _LOSS_STYLES:
-        legend.append(f"below {bound:g}" if bound < float("inf") else "above", style=style).append("  ")
+    legend = Text(f"loss of each token, -log p under {name_of(model)}, in nats")
+    for bound, style in _LOSS_STYLES if has_styles else ():
+        legend.append("   ").append(f"below {bound:g}" if bound < float("inf") else "above", style=style)
+    if not has_styles:
+        legend.append("; a terminal with colours shows it, here see the means and the largest ones below the text")
     panels: list[Panel | Text] = [legend]
     for index in range(min(num_records, len(uncut))):
         example = uncut[index]

@@ -231,10 +231,11 @@ def preview(options: argparse.Namespace) -> None:
     form = recipe.data.rendering
     if warning := tags_warning(recipe.data.train, (form.think_open, form.think_close)):
         print_plain(f"warning: {warning}", error=True)
+    has_styles = console_beside(options.json).color_system is not None
     counts, rows = data.examples.counts, list[tuple[str, ...]]()
     values = {"counts": counts.model_dump(mode="json"), "left_out": data.splits.left_out}
     if options.loss:
-        show(loss_panels(recipe, data, student, options.records), values, options.json)
+        show(loss_panels(recipe, data, student, options.records, has_styles), values, options.json)
         return
     before, after = counts.section_tokens_before, counts.section_tokens_after
     tokens = {name: (before.get(name, 0), after.get(name, 0)) for name in {**before, **after}}
@@ -252,7 +253,7 @@ def preview(options: argparse.Namespace) -> None:
     for reason, number in {**counts.dropped, **data.splits.left_out}.items():
         rows.append((f"left out: {reason}", "", f"{number:,} examples", ""))
     title = f"{recipe.cut.label} on {counts.num_examples} training examples"
-    panels = record_panels(data, options.records, options.chars, console_beside(options.json).color_system is not None)
+    panels = record_panels(data, options.records, options.chars, has_styles)
     show([*panels, Block(title, ("", "before", "after", "kept"), tuple(rows))], values, options.json)
 
 
