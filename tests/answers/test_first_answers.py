@@ -57,6 +57,19 @@ def test_a_choice_is_stated_by_its_letter_or_by_its_text() -> None:
         assert cot[found[0].start :].startswith(at)
 
 
+@pytest.mark.parametrize(
+    "question",
+    ["Second? (A) $A$ (B) $B$ (C) $C$", "Second? (A) A. (B) B.", "Is it (B) or (C)?", "(B) " * 3_000],
+    ids=["a letter in dollars", "a letter with a full stop", "named, not given", "repeated"],
+)
+def test_a_choice_without_a_text_is_stated_by_its_letter(question: str) -> None:
+    cot = "One or the other. The answer is (B)."
+    [candidate] = find_candidates(cot, question, Gold("B", "record")).candidates
+    assert candidate.start == cot.index("B")
+    [text] = find_candidates("So it is 12.", f"{question}\n(B) 12", Gold("B", "record")).candidates
+    assert text.start == len("So it is ")
+
+
 def test_algebra_settles_what_spelling_leaves_open() -> None:
     found = [
         find_candidates("Y = \\frac{1}{a - s}. So Y = \\frac{1}{a + s}.", "?", Gold("\\frac{1}{s+a}", "record")),

@@ -170,13 +170,16 @@ def resolve(all_candidates: Sequence[Candidates], grader: MathGrader) -> tuple[l
 
 
 def _statements(cot: str, question: str, gold: str) -> Iterator[Candidate]:
-    words = " ".join(_LATEX.sub(" ", gold).split()).strip(".")
+    words = _without_latex(gold)
     if _CHOICE.fullmatch(words):
-        # A choice may be stated by its letter or by its text; whichever comes first counts.
-        match = re.search(rf"\({words.strip('()')}\)\W*(?:text\{{)?([^(\n\\}}]+)", question)
-        option = match[1].strip() if match else ""
+        # A choice may be stated by its letter or by its text; whichever comes first counts. Where the question only
+        # names the choice, as in `(A) or (B)`, and where its text is a letter, there is no other text.
+        behind = rf"\({words.strip('()')}\)(?:(?!\([A-J]\))\W)*(?:text\{{)?([^(\n\\}}]+)"
+        options = (match[1].strip() for match in re.finditer(behind, question))
+        texts = (text for text in options if len(text) > 1 and text not in ("or", "and"))
+        option = next((text for text in texts if not _CHOICE.fullmatch(_without_latex(text))), None)
         letters = [Candidate(*span, gold, True) for span in stated_words(cot, words, question)]
-        spelt = _statements(cot, question, option) if len(option) > 1 else ()
+        spelt = () if option is None else _statements(cot, question, option)
         yield from sorted([*letters, *spelt], key=lambda candidate: candidate.start)
         return
     value = as_number(gold)
@@ -188,6 +191,10 @@ def _statements(cot: str, question: str, gold: str) -> Iterator[Candidate]:
         yield from (Candidate(*span, gold, True) for span in stated_words(cot, words, question))
     else:
         yield from stated_expressions(cot, unassigned(gold), question)
+
+
+def _without_latex(text: str) -> str:
+    return " ".join(_LATEX.sub(" ", text).split()).strip(".")
 
 
 def stated_expressions(cot: str, gold: str, question: str) -> Iterator[Candidate]:
