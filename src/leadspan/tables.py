@@ -13,6 +13,7 @@ from leadspan.statistics.intervals import Interval
 from leadspan.text import plain
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 CostName = Literal["seconds", "peak_memory_bytes", "flops", "tokens", "energy_joules", "money"]
@@ -72,18 +73,31 @@ def rich_table(block: Block) -> "Table":
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         show_edge=False,
+        pad_edge=False,
     )
     num_text = block.num_text if block.header else len(block.rows[0])
     for index, _ in enumerate(block.header or block.rows[0]):
-        # Numbers are never broken, and the name of a row stays legible: a narrow terminal breaks heads and long texts.
+        # Numbers and words of heads are never broken, and the name of a row stays legible: a narrow terminal breaks
+        # heads between words, and long texts.
         is_number = index >= num_text
         longest = max((len(row[index]) for row in block.rows), default=0)
         name = block.header[index] if block.header else ""
         width = longest if is_number else min(longest, _NAME_WIDTH)
+        width = max([width, *map(len, name.split())])
         table.add_column(name, justify="right" if is_number else "left", min_width=width)
     for row in block.rows:
         table.add_row(*map(Text, row))  # as `Text`: square brackets in a string would be markup of rich
     return table
+
+
+def print_block(block: Block, console: "Console") -> None:
+    """Print a block as a table; its lines are longer than a terminal that is too narrow for its numbers."""
+    from rich.measure import Measurement
+
+    table = rich_table(block)
+    needed = Measurement.get(console, console.options, table).minimum
+    table.width = needed if needed > console.width else None
+    console.print(table, highlight=False, crop=False)
 
 
 def markdown_table(block: Block) -> str:

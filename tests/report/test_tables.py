@@ -18,7 +18,17 @@ from leadspan.report.rows import Frontier, error_text
 from leadspan.report.write import print_report, report_text, run_summary
 from leadspan.results import Prediction, RunResult
 from leadspan.statistics.intervals import Interval
-from leadspan.tables import Block, Cell, CostName, markdown_table, percent_interval, points, quantity, rich_table
+from leadspan.tables import (
+    Block,
+    Cell,
+    CostName,
+    markdown_table,
+    percent_interval,
+    points,
+    print_block,
+    quantity,
+    rich_table,
+)
 
 MakeRun = Callable[..., RunResult]
 ReportOf = Callable[..., Report]
@@ -124,6 +134,18 @@ def test_a_block_is_the_same_in_markdown_and_in_a_terminal() -> None:
     assert words[0] == ["Costs"] and words[3] == ["a|b", "[red]", "1", "k"] and words[-1] == ["Of", "all."]
     assert markdown_table(Block("", ("a",), ())) == ""
     assert markdown_table(Block("", (), (("name", "value"),))).splitlines()[0] == "|  |  |"
+
+
+def test_a_terminal_narrower_than_a_table_loses_none_of_it() -> None:
+    block = Block(
+        "Costs", ("policy", *["largest batch"] * 9), (("lead 0.5", *["123.45 TFLOP"] * 9),), "A note of words."
+    )
+    console = Console(file=io.StringIO(), width=40)
+    with console.capture() as capture:
+        print_block(block, console)
+    shown = capture.get()
+    assert [shown.count(word) for word in ("largest", "batch", "123.45 TFLOP")] == [9, 9, 9]
+    assert max(map(len, shown.splitlines())) == 8 + 9 * 14  # each number with two blanks before it
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])

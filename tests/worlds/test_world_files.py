@@ -36,7 +36,7 @@ def test_a_world_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     file.write_text(WORLD.format(output=output))
     assert main(["world", str(file), "seed=3"]) == 0
     shown = capsys.readouterr().out
-    assert "100 % of the chain of thought" in shown and "not in the chain of thought" in shown
+    assert "100 % of it" in shown and "never" in shown
     traces, held_out = rows(output / "stated.jsonl"), rows(output / "stated_test.jsonl")
     assert len(traces) == 12 and len(held_out) == 3 and len(rows(output / "unstated.jsonl")) == 5
     assert not (output / "unstated_test.jsonl").exists()

@@ -272,12 +272,14 @@ def show(
 
     With `long_lines` text is not wrapped, so that a path in it stays whole.
     """
-    from leadspan.tables import Block, rich_table
+    from leadspan.tables import Block, print_block
 
     console = console_beside(json_path)
     for part in parts:
-        shown = rich_table(part) if isinstance(part, Block) else part
-        console.print(shown, highlight=False, soft_wrap=long_lines and isinstance(part, str))
+        if isinstance(part, Block):
+            print_block(part, console)
+        else:
+            console.print(part, highlight=False, soft_wrap=long_lines and isinstance(part, str))
     # Not by `print_plain`: the JSON holds texts as they are, for programs.
     text = json.dumps(values, indent=1) + "\n"
     if str(json_path) == STANDARD_OUTPUT:

@@ -312,9 +312,9 @@ def world(options: argparse.Namespace) -> None:
     for name, problem_set in record.sets.items():
         # Where traces first state their answer decides which cuts can work.
         settings, share = problem_set.settings, problem_set.first_answer
-        after = "not in the chain of thought" if share is None else f"{percent(share)} of the chain of thought"
+        after = "never" if share is None else f"{percent(share)} of it"
         rows.append((name, settings.world.kind, f"{settings.num_traces:,}", f"{settings.num_problems:,}", after))
-    header = ("set", "world", "traces", "held out", "first answer after")
+    header = ("set", "world", "traces", "held out", "chain of thought before the answer")
     block = Block(f"seed {record.seed}", header, tuple(rows), num_text=2)
     show([block, f"world: {files.output}"], None, None, long_lines=True)
 

@@ -34,8 +34,8 @@ from leadspan.tables import (
     markdown_text,
     percent,
     percent_interval,
+    print_block,
     quantity,
-    rich_table,
     short,
 )
 from leadspan.text import plain, plain_values, without_secrets
@@ -54,7 +54,7 @@ def print_report(report: Report, console: Console) -> None:
         rows: Sequence[Row] = by_cost(task.rows, task.cost_names[0]) if task.cost_names else task.rows
         # The notes of the page become the caption, since a terminal has no place beside the table.
         block = rows_block(task, rows, f"{task.task}: {task.sample_size}", console.width)
-        console.print(rich_table(replace(block, note="\n".join(task.captions))))
+        print_block(replace(block, note="\n".join(task.captions)), console)
         answers = [text for a in task.answers for text in (a.sentence, a.needed, *a.against_controls)]
         # The warnings come before the answer: a reader must not act on it without them.
         found = task.findings[:NUM_FINDINGS]  # the table has all of them
