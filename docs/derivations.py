@@ -86,7 +86,7 @@ def problems_of(directory: Path, name: str, split: Split) -> list[Problem]:
         SettingsError: There is no world.
         RunError: It has no such set, or the files hold other problems, as those that another version has drawn.
     """
-    record = load_json(WorldRecord, directory / WORLD_FILE)
+    record = load_json(WorldRecord, directory / WORLD_FILE, "write it with `leadspan world`")
     path = directory / (f"{name}.jsonl" if split == "train" else f"{name}_test.jsonl")
     if name not in record.sets:
         raise RunError(f"{directory / WORLD_FILE}: it has no set {name} ({', '.join(record.sets)})")

@@ -1,11 +1,13 @@
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from leadspan.costs.flops import FlopsByPart
 from leadspan.costs.memory import MemoryByPart
-from leadspan.planning.timing import Calibration, StepWork, fit_memory, fit_rates
+from leadspan.errors import SettingsError
+from leadspan.planning.timing import Calibration, StepWork, fit_memory, fit_rates, load_calibration
 
 FLOPS = FlopsByPart(
     student_body=30,
@@ -63,6 +65,12 @@ def test_no_rate_is_negative_whatever_the_noise() -> None:
 def test_a_peak_of_any_size_is_fitted(unit: int) -> None:
     offset, factor = fit_memory([100 * unit, 200 * unit, 400 * unit], [150 * unit, 270 * unit, 510 * unit])
     assert (offset, factor) == (pytest.approx(30 * unit), pytest.approx(1.2))
+
+
+def test_a_calibration_that_is_not_there_names_the_command_that_writes_it(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"rates.json: not found; write it with `leadspan plan --calibrate`"):
+        load_calibration(tmp_path / "rates.json")
+    assert load_calibration(None) is None
 
 
 def test_memory_of_the_process_is_added_as_its_own_part() -> None:

@@ -30,14 +30,13 @@ from leadspan.pipeline.directory import begin, check_identity, claimed, identity
 from leadspan.pipeline.tracking import Trackers, outcome
 from leadspan.planning.prediction import break_point_fields, cost_model_of, student_shape
 from leadspan.planning.rollouts import predict_run
-from leadspan.planning.timing import Calibration
+from leadspan.planning.timing import load_calibration
 from leadspan.processes import environment
 from leadspan.ranks import process_device, process_state
 from leadspan.recipe import Recipe, check_capture
 from leadspan.results import RUN_FILE, RunResult, damage, load_run, save_run
 from leadspan.rollout.record import drawn_rollouts, rollout_rows, stored_rollouts
 from leadspan.rollout.settings import RolloutSettings
-from leadspan.settings import load_json
 from leadspan.stages import checked_teacher, rollout_inputs, training_inputs
 from leadspan.status import report_status
 from leadspan.teacher.capture import CaptureJob
@@ -117,7 +116,7 @@ def _run(recipe: Recipe, tasks: Mapping[str, Sequence[Problem]], resume: bool) -
         logger.warning("%s", warning)
     prediction = None  # before training, so that it cannot have seen the run
     if state.is_main_process:  # it alone writes the result
-        calibration = None if recipe.plan.calibration is None else load_json(Calibration, recipe.plan.calibration)
+        calibration = load_calibration(recipe.plan.calibration)
         try:
             model = cost_model_of(recipe, data.renderer, state.num_processes)
         except ModelError as error:  # the model can be trained all the same

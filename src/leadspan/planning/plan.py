@@ -45,10 +45,9 @@ from leadspan.planning.prediction import (
     with_store,
 )
 from leadspan.planning.rollouts import RolloutCost, cost_of_rollouts
-from leadspan.planning.timing import Calibration
+from leadspan.planning.timing import Calibration, load_calibration
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction
-from leadspan.settings import load_json
 from leadspan.sources import check_output
 from leadspan.stages import checked_teacher, rollout_inputs, training_inputs
 from leadspan.statistics.intervals import Interval
@@ -197,7 +196,7 @@ def calibration_of(recipe: Recipe, data: PreparedData, policies: Sequence[Policy
     """
     path = recipe.plan.calibration
     if not measure:
-        return None if path is None else load_json(Calibration, path)
+        return load_calibration(path)
     if path is not None:
         check_output("plan.calibration", path, is_directory=False)
     model, teacher = cost_model_of(recipe, data.renderer), checked_teacher(recipe)

@@ -9,6 +9,7 @@ of the optimiser, micro-batches because of what a forward pass costs before its 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from scipy.optimize import linprog
 
 from leadspan.costs.flops import FlopsByPart
 from leadspan.costs.memory import MemoryByPart
-from leadspan.settings import Settings
+from leadspan.settings import Settings, load_json
 
 
 class StepWork(NamedTuple):
@@ -91,6 +92,15 @@ class Calibration(Settings):
         if not self.memory_factor:
             return limit if rest >= 0 else 0
         return min(limit, rest / self.memory_factor)
+
+
+def load_calibration(path: Path | None) -> Calibration | None:
+    """The calibration in a file; None without a path.
+
+    Raises:
+        SettingsError: The file cannot be read, or is of another kind.
+    """
+    return None if path is None else load_json(Calibration, path, "write it with `leadspan plan --calibrate`")
 
 
 def fit_rates(
