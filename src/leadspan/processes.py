@@ -230,14 +230,20 @@ def _leave_signals_to_parent() -> None:
 os.register_at_fork(after_in_child=_leave_signals_to_parent)
 
 
+_preloaded: set[str] = set()
+
+
 def fork_server(preload: Sequence[str] = ()) -> ForkServerContext:
     """Processes forked from a server that ignore SIGINT and SIGHUP of the terminal: this process ends them.
 
     The server imports the modules of `preload` once for all of them.
     """
     context = multiprocessing.get_context("forkserver")
-    if preload:
-        context.set_forkserver_preload(list(preload))
+    # A server that runs already imports nothing more, and it is needed as long as it has children.
+    if not _preloaded.issuperset(preload) and not multiprocessing.active_children():
+        _end_server(os.getpid())
+        _preloaded.update(preload)
+        context.set_forkserver_preload(sorted(_preloaded))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         multiprocessing.resource_tracker.ensure_running()  # first, because it lifts a block of SIGINT
@@ -274,7 +280,8 @@ def in_batches(
         return
     from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor  # here, as other commands need none
 
-    pool = ProcessPoolExecutor(num_workers, fork_server(), _begin, (function,))
+    module = getattr(function, "func", function).__module__  # of what a `functools.partial` calls
+    pool = ProcessPoolExecutor(num_workers, fork_server([module]), _begin, (function,))
     try:
         while group:
             yield from pool.map(_compute, group)
@@ -321,7 +328,6 @@ def _end_server(owner: int) -> None:
     server: Any = multiprocessing.forkserver._forkserver  # its fields are not in the type stubs
     pid = getattr(server, "_forkserver_pid", None)
     if pid is not None and os.getpid() == owner:
-        server._forkserver_pid = None
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        with contextlib.suppress(OSError):  # it has ended already
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            server._stop()

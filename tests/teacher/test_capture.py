@@ -1,5 +1,4 @@
 import errno
-import multiprocessing
 import os
 import random
 import resource
@@ -8,6 +7,7 @@ import signal
 import time
 from dataclasses import replace
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +25,7 @@ from leadspan.files import write_atomically
 from leadspan.inputs import prepare_data
 from leadspan.pipeline.run import prepare_capture, run
 from leadspan.planning.prediction import cost_model_of
+from leadspan.processes import fork_server
 from leadspan.recipe import Recipe
 from leadspan.settings import validate
 from leadspan.status import StatusHandler
@@ -37,9 +38,6 @@ from leadspan.teacher.store import TargetStore
 from recipes import metrics, toy_recipe, write_recipe
 from stores import capture_recipe, captured, copy_of, stored
 from toys import tiny
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["leadspan.pipeline.run"])
 
 
 def capture_of(recipe: Recipe) -> TargetStore:
@@ -55,6 +53,10 @@ def shards(store: Path) -> dict[str, int]:
 
 def losses(directory: Path) -> list[float]:
     return [line[key] for line in metrics(directory) for key in ("loss", "eval_loss", "divergence/cot") if key in line]
+
+
+def process_for(recipe: Recipe) -> BaseProcess:
+    return fork_server(["leadspan.pipeline.run"]).Process(target=in_child, args=(recipe,))
 
 
 def in_child(recipe: Recipe) -> None:
@@ -363,7 +365,7 @@ def test_two_processes_do_not_capture_into_one_store(tmp_path: Path) -> None:
 def test_of_two_processes_at_one_store_the_second_is_refused_and_the_first_unharmed(tmp_path: Path) -> None:
     many = {"positions_per_shard": 60, "tokens_per_batch": 140, "codec": {"kind": "sampled", "num_samples": 20}}
     recipe = capture_recipe(tmp_path, **many)
-    first = CONTEXT.Process(target=in_child, args=(recipe,))
+    first = process_for(recipe)
     first.start()
     while not list(tmp_path.glob("store/shards/*.arrow")):
         assert first.is_alive()
@@ -383,10 +385,7 @@ def test_of_two_processes_at_one_store_the_second_is_refused_and_the_first_unhar
 def test_kill_9_at_twenty_moments_loses_only_open_shards(tmp_path: Path) -> None:
     many = {"positions_per_shard": 60, "tokens_per_batch": 140, "codec": {"kind": "sampled", "num_samples": 20}}
     whole = capture_recipe(tmp_path, path=str(tmp_path / "whole"), **many)
-    warm = CONTEXT.Process(target=time.sleep, args=(0,))  # waits for the server that has torch loaded
-    warm.start()
-    warm.join()
-    process = CONTEXT.Process(target=in_child, args=(whole,))
+    process = process_for(whole)
     process.start()
     process.join()
     expected = shards(tmp_path / "whole")
@@ -396,7 +395,7 @@ def test_kill_9_at_twenty_moments_loses_only_open_shards(tmp_path: Path) -> None
     killed = 0
     while killed < 20:
         before = shards(tmp_path / "killed") if (tmp_path / "killed" / "shards").exists() else {}
-        process = CONTEXT.Process(target=in_child, args=(recipe,))
+        process = process_for(recipe)
         process.start()
         wanted = len(before) + draw.randint(0, 5)
         while process.is_alive() and len(list((tmp_path / "killed").glob("shards/*.arrow"))) < wanted:
@@ -460,7 +459,7 @@ def test_two_ranks_fill_the_store_of_one(tmp_path: Path) -> None:
 def test_a_store_is_read_while_another_process_captures_elsewhere(tmp_path: Path) -> None:
     _, store = captured(tmp_path)
     other = capture_recipe(tmp_path, path=str(tmp_path / "other"), positions_per_shard=60, tokens_per_batch=140)
-    process = CONTEXT.Process(target=in_child, args=(other,))
+    process = process_for(other)
     process.start()
     rounds = 0
     while process.is_alive() or rounds == 0:

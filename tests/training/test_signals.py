@@ -12,6 +12,7 @@ import psutil
 import pytest
 from benchmarks import hold_process
 
+import batch_functions
 from leadspan.errors import RunError
 from leadspan.pipeline.run import run
 from leadspan.processes import (
@@ -206,26 +207,28 @@ def test_a_fork_server_ends_with_its_process_although_it_still_imports() -> None
         os.kill(int(ended.stdout), 0)
 
 
-def killed_at_17(items: list[int]) -> int:
-    if 17 in items:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return sum(items)
+def test_a_fork_server_that_runs_already_has_what_is_asked_for_later() -> None:
+    code = (
+        "import sys\nfrom leadspan.processes import fork_server\n"
+        "for module in ('sched', 'colorsys'):\n"
+        '    work = \'import sys; sys.exit(len({"sched", "colorsys"} & sys.modules.keys()))\'\n'
+        "    process = fork_server([module]).Process(target=exec, args=(work,))\n"
+        "    process.start()\n    process.join()\n    print(process.exitcode)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": SRC}, capture_output=True, text=True)
+    assert ended.stdout.split() == ["1", "2"] and not ended.stderr
 
 
 def test_a_worker_that_the_system_kills_ends_the_work_and_is_not_waited_for() -> None:
     with pytest.raises(RunError, match=r"memory ran out; start fewer: data\.num_workers"):
-        list(in_batches(killed_at_17, range(40), 2, 2))
-    assert list(in_batches(killed_at_17, range(16), 3, 2)) == [3, 12, 21, 30, 39, 15]
-
-
-def slept(seconds: list[float]) -> None:
-    time.sleep(sum(seconds))
+        list(in_batches(batch_functions.killed_at_17, range(40), 2, 2))
+    assert list(in_batches(batch_functions.killed_at_17, range(16), 3, 2)) == [3, 12, 21, 30, 39, 15]
 
 
 def test_work_that_nobody_waits_for_ends_at_once() -> None:
     fork_server()
     before = set(psutil.Process().children(recursive=True))
-    results = in_batches(slept, [0, 600, *[0] * 6], 1, 2)
+    results = in_batches(batch_functions.slept, [0, 600, *[0] * 6], 1, 2)
     next(results)
     workers = set(psutil.Process().children(recursive=True)) - before
     results.close()
