@@ -235,14 +235,15 @@ def _rounded(value: Any) -> Any:  # Any: plain JSON
 
 
 def sentence(text: str) -> Markup:
-    """Text as HTML: escaped, text in backticks as code, no line break before a percent sign or within `[1, 2]`.
+    """Text as HTML: escaped, text in backticks as code, no line break before a percent sign or in `[1, 2]` or `(3 s)`.
 
-    >>> sentence("<b> (`leadspan power`)")
-    Markup('&lt;b&gt; (<code>leadspan power</code>)')
+    >>> sentence("<b> (`leadspan power`)"), sentence("50 % (3 s)")
+    (Markup('&lt;b&gt; (<code>leadspan power</code>)'), Markup('50\xa0% (3\xa0s)'))
     """
     # Escaped first, so that nothing in the text can be markup; backticks and brackets survive that.
     marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(plain(text))))
-    unbroken = re.sub(r"\[[-+\d., ]+\]", lambda interval: interval[0].replace(" ", "\N{NO-BREAK SPACE}"), marked)
+    whole = r"\[[-+\d., ]+\]|\(\d[\d.,]* \w+\)"
+    unbroken = re.sub(whole, lambda part: part[0].replace(" ", "\N{NO-BREAK SPACE}"), marked)
     return Markup(unbroken.replace(" %", _NO_BREAK))
 
 

@@ -89,7 +89,7 @@ function runsTrace({ row, marks, runs }) {
 function pointTrace({ row, x, y, low, high, sd }, cost) {
   const colour = colourOf(row.policy);
   return {
-    type: "scatter", mode: "markers", name: escapeHtml(row.label), x: [x], y: [y],
+    type: "scatter", mode: "markers", name: escapeHtml(row.label), x: [x], y: [y], cliponaxis: false,
     error_y: { ...errorBar([[y, low, high]]), color: colour, thickness: 1.5, width: 4 },
     error_x: { type: "data", array: [sd], visible: sd > 0, color: colour, thickness: 1, width: 0 },
     marker: { color: row.is_control ? css("page") : colour, symbol: symbolOf(row.policy), size: 11, line: { color: row.is_control ? colour : css("page"), width: row.is_control ? 2 : 1.5 } },
