@@ -235,7 +235,7 @@ def _rounded(value: Any) -> Any:  # Any: plain JSON
 
 
 def sentence(text: str) -> Markup:
-    """Text as HTML: escaped, text in backticks as code, no line break before a percent sign or in `[1, 2]` or `(3 s)`.
+    r"""Text as HTML: escaped, text in backticks as code, no line break before a percent sign, in `[1, 2]` or `(3 s)`.
 
     >>> sentence("<b> (`leadspan power`)"), sentence("50 % (3 s)")
     (Markup('&lt;b&gt; (<code>leadspan power</code>)'), Markup('50\xa0% (3\xa0s)'))
