@@ -283,6 +283,8 @@ def test_distill_evaluate_and_report_from_the_command_line(tmp_path: Path, capsy
     page = tmp_path / "report.html"
     assert main(["report", *map(str, runs), "--output", str(page)]) == 0
     assert "lead 0.5" in page.read_text()
+    assert main(["report", *map(str, runs), "--output", str(tmp_path / "tables.MD")]) == 0
+    assert (tmp_path / "tables.MD").read_text().startswith("#")
     capsys.readouterr()
     assert main(["report", *map(str, runs), "--output", "-", "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out).keys() >= {"tasks", "runs"}

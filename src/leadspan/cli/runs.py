@@ -265,8 +265,8 @@ def _sizes(
     argument(
         "--format",
         choices=list(DEFAULT_OUTPUTS),
-        default="html",
-        help="html: the page; md: its tables; json: everything the page shows; png: its figures (extra `figures`)",
+        help="html: the page; md: its tables; json: everything the page shows; png: its figures (extra `figures`); "
+        "that of the suffix of --output, or else html",
     ),
     argument(
         "--output",
@@ -303,13 +303,15 @@ def report(options: argparse.Namespace) -> None:
     if not 0 < options.target <= 1:
         raise SettingsError(f"--target {options.target}: must be a share above 0 and at most 1, such as 0.9")
     is_printed = str(options.output) == STANDARD_OUTPUT
-    if is_printed and options.format == "png":
+    suffix = "" if options.output is None else options.output.suffix.lower().removeprefix(".")
+    form = options.format or (suffix if suffix in DEFAULT_OUTPUTS else "html")
+    if is_printed and form == "png":
         raise SettingsError("--output -: figures are files; give a directory, or another --format")
     if options.samples < 0:
         raise SettingsError(f"--samples {options.samples}: must be 0 or more")
-    output = options.output or Path(DEFAULT_OUTPUTS[options.format])
+    output = options.output or Path(DEFAULT_OUTPUTS[form])
     if not is_printed:
-        check_output("--output", output, is_directory=options.format == "png")
+        check_output("--output", output, is_directory=form == "png")
     inputs = read_inputs(options.runs, options.audits)
     report = build_report(inputs, options.title, options.target, COST_OPTIONS[options.cost], options.samples)
     # With the report on standard output, the tables go to standard error.
@@ -322,7 +324,7 @@ def report(options: argparse.Namespace) -> None:
     for trial in (trial for study in report.studies for trial in study.trials if trial.state != "done"):
         print_plain(f"missing: {trial.title}: {trial.message or trial.state}", error=is_printed)
     if is_printed:
-        sys.stdout.write(report_text(report, options.format))
+        sys.stdout.write(report_text(report, form))
         return
-    for path in write_report(report, output, options.format):
+    for path in write_report(report, output, form):
         print_plain(f"report: {path}")
