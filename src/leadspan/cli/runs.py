@@ -303,8 +303,8 @@ def report(options: argparse.Namespace) -> None:
     if not 0 < options.target <= 1:
         raise SettingsError(f"--target {options.target}: must be a share above 0 and at most 1, such as 0.9")
     is_printed = str(options.output) == STANDARD_OUTPUT
-    suffix = "" if options.output is None else options.output.suffix.lower().removeprefix(".")
-    form = options.format or (suffix if suffix in DEFAULT_OUTPUTS else "html")
+    suffix = Path(options.output or "").suffix.lower().removeprefix(".")
+    form: Any = options.format or (suffix if suffix in DEFAULT_OUTPUTS else "html")
     if is_printed and form == "png":
         raise SettingsError("--output -: figures are files; give a directory, or another --format")
     if options.samples < 0:
