@@ -19,7 +19,10 @@ from leadspan.errors import SettingsError
 
 _SECONDS = 3.0  # for one small answer of the Hub; a slower network is left to the loaders, which try again
 _HUB_NAME = re.compile(r"(?=.{1,96}$)(?!.*(--|\.\.))[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_FILE_SUFFIXES = (".jsonl", ".json", ".parquet", ".arrow", ".gz", ".zst", ".csv", ".txt", ".yaml", ".yml", ".jinja")
+# Of data and settings, which no figures replace.
+_OF_INPUTS = (".jsonl", ".parquet", ".arrow", ".gz", ".zst", ".csv", ".yaml", ".yml", ".jinja")
+_FILE_SUFFIXES = (".json", ".txt", *_OF_INPUTS)
+_OF_RUNS = ("run.json", "digests.json", "identity.json", "manifest.json", "config.json")
 # Punctuation and the century: `AIME-2024` and `aime24` are the same without them.
 _MARKS = re.compile(r"[^a-z0-9]|(?<!\d)20(?=\d\d$)")
 _SHOWN_AS = {"model": "model", "dataset": "data set"}
@@ -76,6 +79,18 @@ def check_output(key: str, path: Path, is_directory: bool = True) -> None:
     """
     if fault := output_fault(key, path, is_directory):
         raise SettingsError(fault)
+
+
+def check_figures(key: str, path: Path) -> None:
+    """Refuse a file for figures or a page that cannot be written, or would replace a file of another kind.
+
+    Raises:
+        SettingsError: Names the path and what is wrong with it.
+    """
+    check_output(key, path, is_directory=False)
+    if os.path.isfile(path) and (path.suffix.lower() in _OF_INPUTS or path.name in _OF_RUNS):
+        what = "data, a recipe, or a part of a run or a model"
+        raise SettingsError(f"{key} = {str(path)!r}: is {what}, which would be lost; give another path")
 
 
 def source_faults(sources: Iterable[Source], must_answer: bool = True, known_names: Sequence[str] = ()) -> list[str]:

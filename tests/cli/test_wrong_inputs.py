@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from leadspan.cli import main
+from leadspan.errors import SettingsError
 from leadspan.results import RunResult, save_run
-from leadspan.sources import output_fault
+from leadspan.sources import check_figures, output_fault
 from recipes import toy_recipe, write_recipe
 
 CASES = {
@@ -129,6 +130,18 @@ def test_an_output_that_is_there_or_can_be_made_is_accepted(tmp_path: Path) -> N
     assert output_fault("output", tmp_path) is None
     assert output_fault("output", tmp_path / "a" / "b") is None
     assert output_fault("--json", tmp_path / "a.json", is_directory=False) is None
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "traces.JSONL", "run.json"])
+def test_figures_replace_figures_and_nothing_else(tmp_path: Path, name: str) -> None:
+    for path in (tmp_path / name, tmp_path / "report.txt", tmp_path / "figures.json"):
+        path.write_text("{}")
+    for path in (tmp_path / "report.txt", tmp_path / "figures.json"):
+        check_figures("--json", path)
+    with pytest.raises(SettingsError, match=f"--json = '.*{name}': is data, a recipe, .* give another path"):
+        check_figures("--json", tmp_path / name)
+    (tmp_path / name).unlink()
+    check_figures("--json", tmp_path / name)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from leadspan.cli.options import REGISTERED, STANDARD_OUTPUT, argument, command
 from leadspan.errors import LeadspanError
 from leadspan.files import full_disk_reported
 from leadspan.processes import EXIT_CODE, Terminated, interrupt_kept, listening
-from leadspan.sources import check_output
+from leadspan.sources import check_figures
 from leadspan.text import LogFormatter, plain, print_plain
 
 _SHELLS = ("bash", "zsh", "fish")
@@ -207,7 +207,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     try:
         figures = getattr(options, "json", None)
         if figures is not None and str(figures) != STANDARD_OUTPUT:
-            check_output("--json", figures, is_directory=False)
+            check_figures("--json", figures)
         with interrupt_kept(), full_disk_reported(getattr(options, "output", None)):
             COMMANDS[options.command].run(options)
             sys.stdout.flush()

@@ -22,7 +22,7 @@ from leadspan.cli.options import (
     status_line,
 )
 from leadspan.errors import ModelError, RunError, SettingsError
-from leadspan.sources import check_output
+from leadspan.sources import check_figures, check_output
 from leadspan.text import print_plain
 
 if TYPE_CHECKING:
@@ -311,7 +311,7 @@ def report(options: argparse.Namespace) -> None:
         raise SettingsError(f"--samples {options.samples}: must be 0 or more")
     output = options.output or Path(DEFAULT_OUTPUTS[form])
     if not is_printed:
-        check_output("--output", output, is_directory=form == "png")
+        check_output("--output", output) if form == "png" else check_figures("--output", output)
     inputs = read_inputs(options.runs, options.audits)
     report = build_report(inputs, options.title, options.target, COST_OPTIONS[options.cost], options.samples)
     # With the report on standard output, the tables go to standard error.
