@@ -311,7 +311,8 @@ def report(options: argparse.Namespace) -> None:
         raise SettingsError(f"--samples {options.samples}: must be 0 or more")
     output = options.output or Path(DEFAULT_OUTPUTS[form])
     if not is_printed:
-        check_output("--output", output) if form == "png" else check_figures("--output", output)
+        check = check_figures if Path(DEFAULT_OUTPUTS[form]).suffix else check_output  # a directory of figures
+        check("--output", output)
     inputs = read_inputs(options.runs, options.audits)
     report = build_report(inputs, options.title, options.target, COST_OPTIONS[options.cost], options.samples)
     # With the report on standard output, the tables go to standard error.
