@@ -97,6 +97,15 @@ def test_an_export_that_is_interrupted_leaves_nothing_under_the_names_of_the_dat
         export_data(recipe, output)
 
 
+def test_data_that_no_export_has_written_stay(tmp_path: Path) -> None:
+    recipe, output = toy_recipe(tmp_path / "in"), tmp_path / "out"
+    output.mkdir()
+    (output / "train.parquet").write_text("mine")
+    with pytest.raises(SettingsError, match=r"train.parquet was written by no export and would be lost"):
+        export_data(recipe, output)
+    assert [path.read_text() for path in output.iterdir()] == ["mine"]
+
+
 def test_the_settings_name_the_data_and_cut_nothing_again(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path / "in", learning_rate=4e-6, schedule="linear")
     export_data(recipe, tmp_path / "out")

@@ -49,6 +49,7 @@ _FEATURES = Features(
 )
 # All three pass the name on to Transformers, which has no one_cycle; a comment of the files says so.
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup", "one_cycle": "cosine"}
+_DATA = ("dataset", "train.parquet", "validation.parquet")
 _NO_MODEL = "DIRECTORY-OF-THE-STUDENT"
 
 
@@ -81,7 +82,8 @@ def export_data(recipe: Recipe, directory: Path) -> Written:
 
     Raises:
         SettingsError: The recipe asks for something that labels cannot hold: a weight that is neither 0 nor 1, tokens
-            that a model selects, or a cut that changes over training.
+            that a model selects, or a cut that changes over training. Or the directory holds other data under a name of
+            the export's.
         DataError: The data cannot be used.
         RunError: Another process writes into the directory.
     """
@@ -100,13 +102,17 @@ def export_data(recipe: Recipe, directory: Path) -> Written:
             f"export: cut {recipe.cut.label} changes over training, and a data set does not; "
             "export each of its proportions by itself (cut.kind=lead cut.p=...)"
         )
+    staged = directory / ".being-written"
+    is_export = any(path.exists() for path in (staged, *(directory / name for name in CONFIGS)))
+    if not is_export and (others := [name for name in _DATA if (directory / name).exists()]):
+        text = f"export: {directory / others[0]} was written by no export and would be lost; give another directory"
+        raise SettingsError(text)
     data = prepare_data(recipe)
     sets = {"train": data.examples} | ({"validation": data.validation} if data.validation is not None else {})
     # The tokens of validation count too: a trainer would cut them at the same limit.
     longest = max(max(examples.lengths) for examples in sets.values())
     exported = Exported(directory, recipe, longest, has_validation="validation" in sets)
     refusal = "{}: another process (id {}) writes into it; wait for it, or give another directory"
-    staged = directory / ".being-written"
     # After the data, so that a recipe at fault leaves no directory behind.
     with locked(directory / ".lock", lambda holder: RunError(refusal.format(directory, holder))):
         shutil.rmtree(staged, ignore_errors=True)  # of a process that was killed
@@ -117,7 +123,7 @@ def export_data(recipe: Recipe, directory: Path) -> Written:
             (staged / file).write_text(text(exported), encoding="utf-8")
         # Under their names only when all are whole, and never beside those of another export.
         names = ["dataset", *(f"{name}.parquet" for name in splits), *CONFIGS]
-        for old in (directory / name for name in ("dataset", "train.parquet", "validation.parquet", *CONFIGS)):
+        for old in (directory / name for name in (*_DATA, *CONFIGS)):
             shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         for name in names:
             (staged / name).rename(directory / name)
