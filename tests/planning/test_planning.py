@@ -291,6 +291,8 @@ def test_a_calibration_measures_what_can_be_trained(
     recipe = toy_recipe(folder)
     nothing = calibration_of(recipe, prepare_data(recipe), [Lead(p=0.01)], True)
     assert nothing is not None and nothing.num_steps == 1 + 4  # the recipe's own cut alone
+    both = calibration_of(recipe, prepare_data(recipe), [Full()], True)
+    assert both is not None and both.num_steps == 2 * (1 + 4)  # steps of one length show nothing that grows with it
     live, _ = captured(tmp_path, codec={"kind": "hidden"})
     reading = stored(live, tmp_path / "run")
     calibration = calibration_of(reading, prepare_data(reading), [Full(), Lead(p=0.5)], True)
@@ -542,9 +544,9 @@ def test_calibrated_rates_are_kept_used_and_refused_for_other_models(
     path = write_recipe(recipe, tmp_path / "recipe.yaml")
     arguments = ["plan", str(path), "--calibrate", "--cut", "{kind: full}", "--json", str(tmp_path / "plan.json")]
     assert main(arguments) == 0
-    assert "Time: calibration of 5 steps on 1 x cpu" in capsys.readouterr().out
+    assert "Time: calibration of 10 steps on 1 x cpu" in capsys.readouterr().out
     stored = Calibration.model_validate_json(rates.read_text())
-    assert stored.num_steps == 5 and stored.rates and stored.memory_factor + stored.memory_offset > 0
+    assert stored.num_steps == 10 and stored.rates and stored.memory_factor + stored.memory_offset > 0
     rows = json.loads((tmp_path / "plan.json").read_text())["rows"]
     assert rows[0]["prediction"]["seconds"] > 0 and rows[0]["prediction"]["flops"]["total"] > 0
     assert main(["plan", str(path), "training.gradient_checkpointing=true"]) == 2

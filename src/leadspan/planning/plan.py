@@ -187,6 +187,7 @@ def _sides(
 def calibration_of(recipe: Recipe, data: PreparedData, policies: Sequence[Policy], measure: bool) -> Calibration | None:
     """Rates of the recipe's models: read from `plan.calibration`, or measured now in a few steps of each policy.
 
+    Beside a single policy the recipe's own is measured.
     Policies that cannot be trained, or whose targets a store lacks, are not measured; the recipe's own is where none
     can be. Measured rates are written to `plan.calibration`, if it is set; None where there is nothing to
     read.
@@ -201,7 +202,9 @@ def calibration_of(recipe: Recipe, data: PreparedData, policies: Sequence[Policy
         check_output("plan.calibration", path, is_directory=False)
     model, teacher = cost_model_of(recipe, data.renderer), checked_teacher(recipe)
     inputs, sides = training_inputs(recipe, data, teacher), list[Examples]()
-    for policy, examples in _sides(recipe, data, policies, []):
+    # Steps of one length do not show what grows with it.
+    own = [recipe.cut] if len(policies) == 1 and recipe.cut not in policies else []
+    for policy, examples in _sides(recipe, data, [*policies, *own], []):
         try:
             planned(model, examples)
             teacher.check_serves(examples, examples.usable)
