@@ -21,6 +21,7 @@ from leadspan.files import checksum, fault, full_disk_reported, is_sealed, locke
 from leadspan.models.loading import content_id
 from leadspan.ranks import process_state
 from leadspan.recipe import Recipe, load_recipe
+from leadspan.results import RUN_FILE
 from leadspan.rollout.settings import TaskPrompts
 from leadspan.settings import Settings, dump_yaml, flat
 from leadspan.teacher.manifest import read_joined
@@ -74,8 +75,12 @@ def begin(recipe: Recipe, renderer: Renderer | None, is_resumed: bool) -> None:
         renderer: Of a training, whose identity is written too; None for an evaluation without training.
         is_resumed: Keep what is there of this run: its identity, and samples of tasks that would be drawn with the same
             settings as when the directory was written. A new training keeps no samples: they belong to another model.
+
+    Raises:
+        RunError: Its recipe there was written by hand, and not by a run.
     """
     if process_state().is_main_process:
+        _check_no_recipe_is_lost(recipe.output)
         now, kept_tasks = recipe.evaluation, set[str]()
         with suppress(SettingsError):
             before = load_recipe(recipe.output / RECIPE_FILE).evaluation
@@ -100,6 +105,16 @@ def begin(recipe: Recipe, renderer: Renderer | None, is_resumed: bool) -> None:
             write_atomically(path, json.dumps(values | {"checksum": checksum(values)}, indent=1) + "\n")
         write_atomically(recipe.output / RECIPE_FILE, dump_yaml(recipe))
     process_state().wait_for_everyone()
+
+
+def _check_no_recipe_is_lost(directory: Path) -> None:
+    path = directory / RECIPE_FILE
+    if not path.exists() or any((directory / name).exists() for name in (IDENTITY_FILE, RUN_FILE)):
+        return
+    with suppress(SettingsError, UnicodeDecodeError):  # of a run that was killed before it had more than its recipe
+        if path.read_text(encoding="utf-8") == dump_yaml(load_recipe(path)):
+            return
+    raise RunError(f"{path}: was written by no run, and would be replaced; give another output, or rename it")
 
 
 class Identity(Settings):
