@@ -9,7 +9,7 @@ from leadspan.evaluation.tasks import load_task
 from leadspan.traces.read import read_traces
 from leadspan.traces.records import Trace
 from leadspan.traces.settings import TraceSource
-from leadspan.worlds.files import build_tokenizer, write_problems
+from leadspan.worlds.files import build_tokenizer, problem_lines
 from leadspan.worlds.problems import DeriveAndVerify
 
 
@@ -18,7 +18,7 @@ def test_problems_survive_disk_template_and_tokenizer(tmp_path: Path) -> None:
     build_tokenizer().save_pretrained(tmp_path / "tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
     renderer = Renderer(tokenizer, Rendering(step_delimiter="\n"))
-    write_problems(problems, tmp_path / "t.jsonl")
+    (tmp_path / "t.jsonl").write_text(problem_lines(problems))
     source = TraceSource(path=str(tmp_path / "t.jsonl"))
     traces = [t for t in read_traces(source) if isinstance(t, Trace)]
     texts = [renderer.render(t) for t in traces]
@@ -37,6 +37,6 @@ def test_problems_survive_disk_template_and_tokenizer(tmp_path: Path) -> None:
 
 def test_tasks_are_read_back(tmp_path: Path) -> None:
     problems = DeriveAndVerify().problems(10, 0, "test")
-    write_problems(problems, tmp_path / "t.jsonl", is_task=True)
+    (tmp_path / "t.jsonl").write_text(problem_lines(problems, is_task=True))
     read = load_task(TaskSettings(name="t", path=str(tmp_path / "t.jsonl")))
     assert [(p.text, p.gold) for p in read] == [(p.prompt, p.answer) for p in problems]

@@ -56,6 +56,13 @@ def test_the_same_world_again_is_the_same_and_another_is_refused(tmp_path: Path)
     with pytest.raises(RunError, match=r"world\.json: the directory holds a world of other settings; give another"):
         write_world(wanted.model_copy(update={"seed": 1}))
     assert (tmp_path / "a.jsonl").read_bytes() == before
+    (tmp_path / WORLD_FILE).unlink()
+    write_world(wanted)  # as after a kill
+    (tmp_path / WORLD_FILE).unlink()
+    (tmp_path / "a.jsonl").write_text("mine")
+    with pytest.raises(RunError, match=r"a\.jsonl: exists already, with other content; give another output"):
+        write_world(wanted)
+    assert (tmp_path / "a.jsonl").read_text() == "mine"
 
 
 def test_a_world_that_is_interrupted_has_whole_files_and_no_record(

@@ -90,7 +90,7 @@ def write_world(settings: WorldFiles) -> WorldRecord:
 
     Raises:
         SettingsError: A world has too few distinct problems; nothing has been written then.
-        RunError: The directory holds another world.
+        RunError: The directory holds another world, or files of the same names that belong to none.
     """
     held_out: dict[str, list[Problem]] = {}
     traces: dict[str, list[Problem]] = {}
@@ -103,10 +103,15 @@ def write_world(settings: WorldFiles) -> WorldRecord:
     # A study may have been run on the world that is there, so only an equal one is written again.
     if path.exists() and load_json(WorldRecord, path) != record:
         raise RunError(f"{path}: the directory holds a world of other settings; give another output, or remove it")
-    for name in sets:
-        write_problems(traces[name], settings.output / f"{name}.jsonl")
-        if held_out[name]:
-            write_problems(held_out[name], settings.output / f"{name}_test.jsonl", is_task=True)
+    texts = {settings.output / f"{name}.jsonl": problem_lines(traces[name]) for name in sets}
+    tasks = {name: problems for name, problems in held_out.items() if problems}
+    texts |= {settings.output / f"{name}_test.jsonl": problem_lines(tasks[name], is_task=True) for name in tasks}
+    for file, text in texts.items():
+        # What a killed command has left is what would be written again.
+        if not path.exists() and file.exists() and file.read_bytes() != text.encode():
+            raise RunError(f"{file}: exists already, with other content; give another output, or move it")
+    for file, text in texts.items():
+        write_atomically(file, text)
     with TemporaryDirectory() as directory:
         for file in map(Path, build_tokenizer().save_pretrained(directory)):
             write_atomically(settings.output / "tokenizer" / file.name, file.read_bytes())
@@ -114,15 +119,15 @@ def write_world(settings: WorldFiles) -> WorldRecord:
     return record
 
 
-def write_problems(problems: Iterable[Problem], path: Path, is_task: bool = False) -> None:
-    """Write JSON lines: traces with the columns prompt, cot, answer and gold, or a task with problem and answer."""
+def problem_lines(problems: Iterable[Problem], is_task: bool = False) -> str:
+    """JSON lines: traces with the columns prompt, cot, answer and gold, or a task with problem and answer."""
     rows = (
         {"problem": p.prompt, "answer": p.answer}
         if is_task
         else {"prompt": p.prompt, "cot": p.cot, "answer": p.reply or p.answer, "gold": p.answer}
         for p in problems
     )
-    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def build_tokenizer() -> "PreTrainedTokenizerFast":
