@@ -148,7 +148,7 @@ def _about(
     if not torch.cuda.is_available():
         # As a comment: without a GPU here, the machine to plan for is not known.
         plan = (
-            "# This machine has no GPU: `leadspan plan --calibrate` measures the time of a few real steps here; for "
+            "# This machine has no GPU: `leadspan plan RECIPE --calibrate --cut '{kind: full}'` times a few steps; for "
             "another one:\n# plan: {device: rtx-4090, utilisation: 0.4}"
         )
     else:
