@@ -13,8 +13,21 @@ def test_a_preset_by_name_or_own_figures() -> None:
     )
     with pytest.raises(SettingsError, match="'h1000': no preset of this name; take one of a100-40gb"):
         validate(PlanSettings, {"device": "h1000"}, "plan")
-    with pytest.raises(SettingsError, match=r"did you mean 'rtx-4090'\? Else take one of"):
-        validate(PlanSettings, {"device": "rtx4090"}, "plan")
+
+
+@pytest.mark.parametrize(
+    ("device", "meant"),
+    [
+        ("rtx4090", "rtx-4090"),
+        ("RTX 4090", "rtx-4090"),
+        (4090, "rtx-4090"),
+        ("h100", "h100-sxm or h100-pcie or h100-nvl"),
+        ("a100", "a100-40gb or a100-80gb"),
+    ],
+)
+def test_a_preset_of_nearly_this_name_is_suggested(device: object, meant: str) -> None:
+    with pytest.raises(SettingsError, match=rf"no preset of this name; did you mean {meant}\? Else take one of"):
+        validate(PlanSettings, {"device": device}, "plan")
 
 
 @pytest.mark.parametrize(

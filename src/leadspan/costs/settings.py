@@ -12,6 +12,7 @@ Accumulate".
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, field_validator
 
@@ -114,12 +115,14 @@ class PlanSettings(Settings):
     """Time to search up to 400 training traces for the first answers from which the break point is predicted; traces
     not decided by then are left out and counted. 0 predicts no break point."""
 
-    @field_validator("device")
+    @field_validator("device", mode="before")
     @classmethod
-    def _is_known(cls, device: str | Device | None) -> str | Device | None:
-        if isinstance(device, str) and device.lower() not in DEVICES:
-            near = difflib.get_close_matches(device.lower(), DEVICES, n=1, cutoff=0.75)
-            hint = f"did you mean {near[0]!r}? Else " if near else ""
+    def _is_known(cls, device: Any) -> Any:
+        name = str(device).lower()  # `4090` is a number in YAML
+        if isinstance(device, str | int) and not isinstance(device, bool) and name not in DEVICES:
+            near = [key for key in DEVICES if name and name in key]
+            near = near or difflib.get_close_matches(name, DEVICES, n=1, cutoff=0.75)
+            hint = f"did you mean {' or '.join(near)}? Else " if near else ""
             raise ValueError(
                 f"no preset of this name; {hint}take one of {', '.join(DEVICES)}, "
                 "or give {peak_tflops: ..., memory_gb: ...}"
