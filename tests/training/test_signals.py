@@ -76,7 +76,7 @@ def test_a_signal_raises_at_once_or_where_it_is_deferred_at_the_end() -> None:
             assert is_asked_to_end()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_in_a_callback_or_an_import_is_not_lost(number: int) -> None:
     with listening(), pytest.raises(Terminated):
         objects = [_Deleted(number)]
