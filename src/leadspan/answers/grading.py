@@ -49,6 +49,8 @@ Question = tuple[Literal["answer", "text", "gold", "entry"], str, str]
 """What is asked: whether an answer equals a gold, whether what a text states does, whether a gold can be read at all
 (`right` or `unparsed`), whether a verifier takes an answer to its entry; then the answer or text, and the gold."""
 
+# A worker imports sympy for more than a second, and most questions take milliseconds.
+_FEWEST_OF_A_WORKER = 16
 _REPLIES: Mapping[bytes, Outcome] = {outcome.encode() + b"\n": outcome for outcome in get_args(Outcome)}
 
 
@@ -255,7 +257,8 @@ class MathGrader:
             finally:
                 self._idle.put(worker)
 
-        with self._lock, ThreadPoolExecutor(len(self._workers)) as threads:
+        num_threads = min(len(self._workers), 1 + len(unique) // _FEWEST_OF_A_WORKER)
+        with self._lock, ThreadPoolExecutor(num_threads) as threads:
             if not self._is_open:
                 raise EvaluationError(
                     "MathGrader.grade: the pool is closed; call it within `with MathGrader() as grader:`"
