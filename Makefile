@@ -14,7 +14,9 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 demo: .venv/installed
 	$(BIN)/leadspan demo
 
-test: test-unit test-slow
+# One run of both parts, as each run imports for ten seconds before it begins.
+test: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal src tests
 
 test-unit: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" src tests
