@@ -305,7 +305,7 @@ def _other_differences(students: Sequence[Row]) -> list[str]:
         if names := dict.fromkeys(".".join(key.split(".")[:2]) for key in keys):
             text = f"besides the cut, these settings differ from those of {row.reference}: {', '.join(names)}."
             labels.setdefault(text, []).append(row.label)
-    return [f"{label}: {text}" for text, several in labels.items() for label in [", ".join(several)]]
+    return [f"{', '.join(several)}: {text}" for text, several in labels.items()]
 
 
 def sample_size(frontier: Frontier) -> str:
