@@ -18,7 +18,13 @@ def test_full_against_lead_on_real_traces(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(RECIPE.parents[1])
-    few = ["data.train.limit=200", "data.num_train=4", "data.num_validation=1", f"data.cache_dir={tmp_path / 'cache'}"]
+    few = [
+        "data.train.limit=200",
+        "data.max_tokens=750",
+        "data.num_train=4",
+        "data.num_validation=1",
+        f"data.cache_dir={tmp_path / 'cache'}",
+    ]
     few += ["training.batching.examples_per_step=2", "plan.break_point_seconds=0"]  # which other tests search for
     recipes = [
         load_settings(Recipe, RECIPE, [*few, f"output={tmp_path / name}", f"cut={cut}"])

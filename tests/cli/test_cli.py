@@ -46,21 +46,12 @@ def test_commands_without_ranks_read_no_variables_of_ranks(monkeypatch: pytest.M
     assert main(["recipes"]) == 0
 
 
-def test_what_plans_the_controls_of_a_study_loads_no_model_classes() -> None:
-    code = (
-        "import sys, leadspan.inputs, leadspan.training.steps\n"
-        "print([m for m in ('transformers.modeling_utils', 'transformers.trainer', 'peft') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
-
-
-@pytest.mark.parametrize("command", ["preview", "audit"])
-def test_what_reads_data_alone_loads_no_model_classes(command: str, tmp_path: Path) -> None:
+def test_what_reads_data_alone_or_plans_controls_loads_no_model_classes(tmp_path: Path) -> None:
     path = write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")
     code = (
         "import sys, leadspan.cli as c\n"
-        f"assert c.main({[command, str(path)]!r}) == 0\n"
+        f"assert [c.main([command, {str(path)!r}]) for command in ('preview', 'audit')] == [0, 0]\n"
+        "import leadspan.inputs, leadspan.training.steps\n"
         "print([m for m in ('transformers.modeling_utils', 'transformers.trainer', 'peft') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
