@@ -81,9 +81,8 @@ def export_data(recipe: Recipe, directory: Path) -> Written:
     (Axolotl). The recipe's cut, supervision and tokenizer decide what is written.
 
     Raises:
-        SettingsError: The recipe asks for something that labels cannot hold: a weight that is neither 0 nor 1, tokens
-            that a model selects, or a cut that changes over training. Or the directory holds other data under a name of
-            the export's.
+        SettingsError: The recipe asks for something that labels cannot hold (a weight that is neither 0 nor 1, tokens
+            that a model selects, a cut that changes over training), or other data would be replaced.
         DataError: The data cannot be used.
         RunError: Another process writes into the directory.
     """
@@ -93,10 +92,8 @@ def export_data(recipe: Recipe, directory: Path) -> Written:
         raise SettingsError(f"export: {', '.join(fractions)}: a label is learnt or not; set the weights to 0 or 1")
     selection = recipe.supervision.token_selection
     if selection is not None and not isinstance(selection, RandomTokens):
-        raise SettingsError(
-            f"export: supervision.token_selection.kind={selection.kind} asks a model at every step; "
-            "export without it, or with kind: random"
-        )
+        asks = f"supervision.token_selection.kind={selection.kind} asks a model at every step"
+        raise SettingsError(f"export: {asks}; export without it, or with kind: random")
     if len(recipe.cut.stages) > 1:
         raise SettingsError(
             f"export: cut {recipe.cut.label} changes over training, and a data set does not; "

@@ -80,14 +80,21 @@ def begin(recipe: Recipe, renderer: Renderer | None, is_resumed: bool) -> None:
         RunError: Its recipe there was written by hand, and not by a run.
     """
     if process_state().is_main_process:
-        _check_no_recipe_is_lost(recipe.output)
-        now, kept_tasks = recipe.evaluation, set[str]()
-        with suppress(SettingsError):
-            before = load_recipe(recipe.output / RECIPE_FILE).evaluation
+        recipe_file, now, kept_tasks = recipe.output / RECIPE_FILE, recipe.evaluation, set[str]()
+        is_of_run = any((recipe.output / name).exists() for name in (IDENTITY_FILE, RUN_FILE))
+        with suppress(SettingsError, UnicodeDecodeError):
+            there = load_recipe(recipe_file)
+            # A run that was killed early has left its recipe alone.
+            is_of_run = is_of_run or recipe_file.read_text(encoding="utf-8") == dump_yaml(there)
+            before = there.evaluation
             # These two are part of every draw, whatever the task; how many are drawn at a time is of none.
             drawn = [each.sampling.model_copy(update={"batch_size": 1}) for each in (before, now)]
             if is_resumed and drawn[0] == drawn[1] and before.system == now.system:
                 kept_tasks = {task.name for task in now.tasks if task in before.tasks}
+        if recipe_file.exists() and not is_of_run:
+            raise RunError(
+                f"{recipe_file}: was written by no run, and would be replaced; give another output, or rename it"
+            )
         samples = recipe.output / "samples"
         # A hidden file is what a kill has left of one that was being written.
         moved = [path for path in sorted(samples.glob("[!.]*")) if path.stem.removesuffix(SUFFIX) not in kept_tasks]
@@ -103,18 +110,8 @@ def begin(recipe: Recipe, renderer: Renderer | None, is_resumed: bool) -> None:
         if renderer is not None and not (is_resumed and isinstance(_read(path), Identity)):
             values = identity_of(recipe, renderer).model_dump(mode="json")
             write_atomically(path, json.dumps(values | {"checksum": checksum(values)}, indent=1) + "\n")
-        write_atomically(recipe.output / RECIPE_FILE, dump_yaml(recipe))
+        write_atomically(recipe_file, dump_yaml(recipe))
     process_state().wait_for_everyone()
-
-
-def _check_no_recipe_is_lost(directory: Path) -> None:
-    path = directory / RECIPE_FILE
-    if not path.exists() or any((directory / name).exists() for name in (IDENTITY_FILE, RUN_FILE)):
-        return
-    with suppress(SettingsError, UnicodeDecodeError):  # of a run that was killed before it had more than its recipe
-        if path.read_text(encoding="utf-8") == dump_yaml(load_recipe(path)):
-            return
-    raise RunError(f"{path}: was written by no run, and would be replaced; give another output, or rename it")
 
 
 class Identity(Settings):
