@@ -187,7 +187,7 @@ def _sides(
 def calibration_of(recipe: Recipe, data: PreparedData, policies: Sequence[Policy], measure: bool) -> Calibration | None:
     """Rates of the recipe's models: read from `plan.calibration`, or measured now in a few steps of each policy.
 
-    Beside a single policy the recipe's own is measured.
+    With a single policy the recipe's own cut is measured, too: steps of one length do not show what grows with it.
     Policies that cannot be trained, or whose targets a store lacks, are not measured; the recipe's own is where none
     can be. Measured rates are written to `plan.calibration`, if it is set; None where there is nothing to
     read.
@@ -202,7 +202,6 @@ def calibration_of(recipe: Recipe, data: PreparedData, policies: Sequence[Policy
         check_output("plan.calibration", path, is_directory=False)
     model, teacher = cost_model_of(recipe, data.renderer), checked_teacher(recipe)
     inputs, sides = training_inputs(recipe, data, teacher), list[Examples]()
-    # Steps of one length do not show what grows with it.
     own = [recipe.cut] if len(policies) == 1 and recipe.cut not in policies else []
     for policy, examples in _sides(recipe, data, [*policies, *own], []):
         try:
