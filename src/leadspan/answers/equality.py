@@ -78,7 +78,8 @@ _LETTER = re.compile(r"\(?([A-J])\)?[.:]?")
 _LABEL = re.compile(r"(?:\\text(?:bf)?\{ ?)?\((?P<letter>[A-J])\)[ .:~\\}]++(?=.)")
 # The letter that an answer chooses, whatever it says about the choice behind it.
 _CHOSEN = re.compile(
-    r"(?:(?:the )?(?:option|choice|answer)(?: is)?:? *)?[(\[]?([A-Z])(?:[)\].:]|(?= -)|$)(?!\d).*+",
+    r"(?:(?:the )?(?:option|choice|answer)(?: is)?:? *)?[(\[]?([A-Z])(?:[)\].:]|(?= -)|$)"
+    r"(?!\d| *(?:or\b|and\b|[&/,])).*+",
     re.IGNORECASE | re.DOTALL,
 )
 _NAME_OF_POINTS = re.compile("[A-Z]{2,}")
@@ -337,6 +338,6 @@ def chosen_letter(answer: str) -> str | None:
     ('B', 'B', 'B', None)
     """
     text = " ".join(_TEXT.sub(r" \1 ", unwrap_commands(in_latex(answer))).split())
-    text = re.sub(r"^[*`$]+|[*`$]+$| (?=[.:]$)", "", text)
+    text = re.sub(r"^[*`$]+ ?| ?[*`$]+$| (?=[.:]$)", "", text)
     match = _CHOSEN.fullmatch(text)
     return match[1].upper() if match and (match[1].isupper() or len(text) == 1) else None

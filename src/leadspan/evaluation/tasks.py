@@ -38,15 +38,42 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LONGEST = 2_000
 # One letter. `A` and `I` before a word in lower case are an article and a pronoun ("the answer is a number"), unless
 # that word gives a reason ("the answer is A because").
-_ONE = r"(?:[B-HJ-Z]|[AI](?! (?!(?:because|since|as|and|which|is|for|by|due|from|based)\b)[a-z]))(?![A-Za-z']|\.\d)"
-_OPENING = r"(?:[\s*$`(\[]|\\\(|\\(?:text|mathrm|mathbf|textbf)\{)*+"
-_STATED = re.compile(
-    rf"(?:\b(?i:answer|choice|option|choose|chose|select|pick)|答案[是为]?)\s*+"
-    rf"(?i:is\b|would be\b|must be\b|should be\b)?+\s*+"
-    rf"(?:not\s++[A-Z]\s*+,?\s*+but\b)?+(?i:\s*+(?:option|choice)\b)?+\s*+[:\uff1a]?+{_OPENING}({_ONE})"
-    rf"|:{_OPENING}([A-Z])[\s*$`)\]\}}.]*+\Z"
+_ONE = (
+    r"(?:[B-HJ-Z]|[AI](?! (?!(?:because|since|as|and|or|which|is|for|by|due|from|based)\b)[a-z]))"
+    r"(?![A-Za-z]|'[a-z]|\.\d)"
 )
-"""A letter behind what names the answer, or at the end behind a colon; `A` and `I` before a word are words."""
+_OPENING = r"(?:[\s*$`(\[\"'<>]|\\\(|\\(?:text|mathrm|mathbf|textbf)\{)*+"
+# A further letter, which is no start of a sentence, and what takes a letter back.
+_OTHER = (
+    rf"[\s*)\]]*+(?:\b(?i:or|and)\b|[/&]){_OPENING}(?:(?i:option|choice)\s)?+{_OPENING}[A-Z](?![A-Za-z'])"
+    r"(?! (?:is|was|are|does|would|can))"
+)
+_DENIED = (
+    r"[\s*)\]\"]*+(?:(?:is|was|would be) (?:\w+ly |also )?(?:not|wrong|incorrect|false|invalid|too|out|excluded|ruled)"
+    r"|isn't|cannot|can't|fails|does(?: not|n't))\b"
+)
+# One letter that is not called wrong, and whether it is one of several.
+_LETTER = rf"({_ONE})(?!{_DENIED})({_OTHER})?"
+# Words up to `is`, as in "the answer to this is".
+_FILLING = (
+    r"(?:,? (?!not|nor|neither|never|cannot|isn|whether|if)[a-z]++){0,6}?,? is"
+    r"(?: (?:most |very )?[a-z]+ly| thus| therefore)?"
+)
+_IS = r"(?i:(?:is|(?:would|must|should|will|has to|seems to|appears to) be)\b)?+"
+_SAYS = (
+    rf"(?:{_FILLING}|\s*+{_IS})\s*+(?:not\s++[A-Z]\s*+,?\s*+but\b)?+(?i:\s*+(?:option|choice)\b)?+[\s*\"']*+"
+    rf"[:\uff1a=-]?+{_OPENING}"
+)
+_STATED = re.compile(
+    rf"(?<!wrong )(?<!incorrect )(?:\b(?i:answer|choose|chose|select|pick)|答案[是为]?|选(?!项)择?){_SAYS}{_LETTER}"
+    rf"|(?<![\w'.-])({_ONE})[*)\]]*+ (?:is|would be) (?:\w+ly )?(?i:the )?(?:only |most )?(?:correct|right|best)\b()"
+)
+"""A letter behind what names the answer, or before words that call it right; `A` and `I` before a word are words."""
+_MENTIONED = re.compile(
+    rf"\b(?i:option|choice){_SAYS}{_LETTER}"
+    rf"|(?::|\b(?i:so|thus|hence|therefore|it is|must be),?\s){_OPENING}([A-Z])()[\s*$`)\]\}}.]*+\Z"
+)
+"""Where nothing is stated: a letter behind the name of a choice, or at the end behind a colon or a conclusion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,8 +304,9 @@ def choice_grade(item: GradeItem) -> Verdict:
     r"""Grade the letter a text chooses.
 
     Strict: the last box of a finished answer holds the letter (`B`, `(B)`, `Option B`, `B. text`, `B - text`) or the
-    text of one choice. Flexible: that box, finished or not; where it holds neither, the last "answer is B" of the
-    answer; else an answer that is nothing but the letter or the text of a choice.
+    text of one choice. Flexible: that box, finished or not; where it holds neither, the last "answer is B" or "B is
+    correct" of the answer, without one its last "option B"; else an answer that is nothing but the letter or the text
+    of a choice. "B or C" is no letter.
 
     Raises:
         DataError: The gold is empty.
@@ -293,9 +321,13 @@ def choice_grade(item: GradeItem) -> Verdict:
     judged: dict[str | None, Outcome] = {None: "unparsed", item.gold: "right"}
     strict = "no_answer" if committed is None else judged.get(letter, "wrong")
     if letter is None:
-        # The last statement counts: a text may weigh several choices first.
-        stated = [named or final for named, final in _STATED.findall(text[-_LONGEST:])]
-        letter = stated[-1] if stated else _letter_of(text, item.choices) if box is None else None
+        # The last statement counts, since a text may weigh several choices first; what explains it is none.
+        end = text[-_LONGEST:]
+        if stated := _STATED.findall(end) or _MENTIONED.findall(end):
+            first, others, second, _ = stated[-1]
+            letter = None if others else first or second
+        elif box is None:
+            letter = _letter_of(text, item.choices)
     flexible = "no_answer" if letter is None and box is None else judged.get(letter, "wrong")
     return Verdict(strict, flexible, committed)
 
