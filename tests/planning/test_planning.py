@@ -301,6 +301,9 @@ def test_a_calibration_measures_what_can_be_trained(
     directory = recipe.model_copy(update={"plan": PlanSettings(calibration=tmp_path)})
     with pytest.raises(SettingsError, match=r"plan\.calibration = .* is a directory, and a file is to be written"):
         calibration_of(directory, prepare_data(directory), POLICIES, True)
+    traces = recipe.model_copy(update={"plan": PlanSettings(calibration=Path(recipe.data.train.path))})
+    with pytest.raises(SettingsError, match=r"plan\.calibration = .* is data, a recipe, .* which would be lost"):
+        calibration_of(traces, prepare_data(traces), POLICIES, True)
 
 
 @pytest.mark.slow

@@ -91,6 +91,13 @@ def test_a_capture_that_was_killed_goes_on_drawing_and_what_a_store_lacks_is_tol
         assert (store / "rollouts.jsonl").read_text() == drawn
     with store_locked(store), pytest.raises(TargetsError, match=r"another process .* captures into it"):
         prepare_capture(recipe)
+    (store / "manifest.json").rename(store / "metrics.jsonl")  # such as of a run, whose rollouts are no store's
+    (store / "rollouts.jsonl").write_text("ours")
+    with pytest.raises(TargetsError, match="not empty and not a store"):
+        prepare_capture(recipe)
+    assert (store / "rollouts.jsonl").read_text() == "ours"
+    (store / "rollouts.jsonl").write_text(drawn)
+    (store / "metrics.jsonl").rename(store / "manifest.json")
     for changes, message in (
         ({"max_new_tokens": 25}, "max_new_tokens no greater"),
         ({"temperature": 0.5}, "temperature must be the same"),

@@ -105,6 +105,7 @@ def test_a_failed_trial_is_shown_stops_no_other_and_is_tried_again(
     written = full_disk.recipe.output / "student" / "config.json"
     written.parent.mkdir(parents=True)
     written.symlink_to("/dev/full")
+    (full_disk.recipe.output / "identity.json").touch()  # as a run that was killed has left it
     assert main(["study", str(place)]) == 2
     shown = capsys.readouterr()
     assert "failed: lead 0.01, seed 0: training set: lead 0.01 leaves no weighted position" in shown.out

@@ -377,7 +377,10 @@ def test_seeds_come_whole_one_after_the_other(tmp_path: Path) -> None:
 def test_a_trial_that_fails_before_it_starts_is_a_failure(tmp_path: Path) -> None:
     study, place = toy_study(tmp_path)
     plan = plan_study(study, place)
+    study.output.mkdir(parents=True)
+    (study.output / "study.json").write_text('{"study": "ours"}')
     keeper = Keeper(study, plan)
+    assert (study.output / "study.json.damaged").read_text() == '{"study": "ours"}'
     keeper.note(plan.trials[0], Event(0, "failed", "all nodes must see the study's files"))
     first = load_study(study.output).trials[0]
     assert (first.state, first.message, first.seconds) == ("failed", "all nodes must see the study's files", None)

@@ -59,6 +59,9 @@ def test_the_same_world_again_is_the_same_and_another_is_refused(tmp_path: Path)
     (tmp_path / WORLD_FILE).unlink()
     write_world(wanted)  # as after a kill
     (tmp_path / WORLD_FILE).unlink()
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text("mine")
+    with pytest.raises(RunError, match=r"tokenizer\.json: exists already, with other content"):
+        write_world(wanted)
     (tmp_path / "a.jsonl").write_text("mine")
     with pytest.raises(RunError, match=r"a\.jsonl: exists already, with other content; give another output"):
         write_world(wanted)

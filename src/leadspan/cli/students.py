@@ -70,7 +70,7 @@ def evaluate(options: argparse.Namespace) -> None:
     load_libraries("leadspan.evaluation.evaluate")
     from leadspan.evaluation.evaluate import evaluate_model
     from leadspan.hub import write_card
-    from leadspan.pipeline.directory import claimed
+    from leadspan.pipeline.directory import check_evaluation_output, claimed
     from leadspan.processes import environment
     from leadspan.report.write import run_summary
     from leadspan.results import RUN_FILE, RunResult, save_run
@@ -81,6 +81,7 @@ def evaluate(options: argparse.Namespace) -> None:
         # A finished evaluation is not resumed; an interrupted one has no run.json yet.
         if (options.output / RUN_FILE).exists():
             raise RunError(f"--output {options.output}: it holds a finished run; give another directory")
+        check_evaluation_output(options.output)
         model = (evaluated.model, evaluated.tokenizer, evaluated.rendering)
         with status_line():
             results = evaluate_model(*model, settings, options.output)

@@ -17,11 +17,13 @@ from leadspan.data.sections import Renderer
 from leadspan.data.settings import HeldOutSource
 from leadspan.errors import RunError, SettingsError
 from leadspan.evaluation.subject import SUFFIX
-from leadspan.files import checksum, fault, full_disk_reported, is_sealed, locked, write_atomically
+from leadspan.files import DIGESTS_FILE, checksum, fault, full_disk_reported, is_sealed, locked, write_atomically
 from leadspan.models.loading import content_id
+from leadspan.pipeline.tracking import TRACKERS_FILE
 from leadspan.ranks import process_state
 from leadspan.recipe import Recipe, load_recipe
-from leadspan.results import RUN_FILE
+from leadspan.results import METRICS_FILE, RUN_FILE, SAMPLES_DIR
+from leadspan.rollout.record import ROLLOUTS_FILE
 from leadspan.rollout.settings import TaskPrompts
 from leadspan.settings import Settings, dump_yaml, flat
 from leadspan.teacher.manifest import read_joined
@@ -29,11 +31,16 @@ from leadspan.teacher.settings import NO_ACCESS, Served, StoredTargets
 from leadspan.text import shortened
 from leadspan.traces.read import fingerprint
 from leadspan.training.checkpoints import step_directories
-from leadspan.training.result import IDENTITY_FILE
+from leadspan.training.result import ADAPTER_DIR, CHECKPOINTS_DIR, IDENTITY_FILE, STUDENT_DIR
 
 logger = logging.getLogger(__name__)
 
 RECIPE_FILE = "recipe.yaml"
+# What a run replaces or removes in its directory; samples it sets aside.
+_WRITTEN = (
+    *(RECIPE_FILE, IDENTITY_FILE, METRICS_FILE, ROLLOUTS_FILE, TRACKERS_FILE, DIGESTS_FILE),
+    *(STUDENT_DIR, ADAPTER_DIR, CHECKPOINTS_DIR, "profile"),
+)
 # Settings that change no training; and paths and names whose content is hashed instead, so that a run may resume after
 # its inputs have moved.
 _NOT_COMPARED: dict[str, Any] = {
@@ -67,6 +74,41 @@ def claimed(directory: Path) -> Iterator[None]:
         yield
 
 
+def check_nothing_is_lost(directory: Path) -> None:
+    """Refuse a directory with files that a run would replace, and that none has written.
+
+    Raises:
+        RunError: Names the first of these files.
+    """
+    if any((directory / name).exists() for name in (IDENTITY_FILE, RUN_FILE)):
+        return
+    with suppress(SettingsError, OSError, UnicodeDecodeError):  # a run that was killed early has left its recipe alone
+        text = (directory / RECIPE_FILE).read_text(encoding="utf-8")
+        if text == dump_yaml(load_recipe(directory / RECIPE_FILE)):
+            return
+    if lost := next((directory / name for name in _WRITTEN if (directory / name).exists()), None):
+        raise RunError(f"{lost}: was written by no run, and would be replaced; give another output, or rename it")
+
+
+def check_evaluation_output(directory: Path) -> None:
+    """Refuse a directory with an unfinished run, which would count as finished, or with digests of other files.
+
+    Raises:
+        RunError: Names what the directory holds.
+    """
+    with suppress(FileNotFoundError):
+        content, seals_samples = (directory / DIGESTS_FILE).read_bytes(), False
+        with suppress(ValueError, AttributeError):
+            names = json.loads(content).keys()  # after a kill, those of an evaluation
+            seals_samples = all(name == RUN_FILE or Path(name).parent.name == SAMPLES_DIR for name in names)
+        if not seals_samples:
+            raise RunError(
+                f"{directory / DIGESTS_FILE}: is of no evaluation, and would be replaced; give another --output"
+            )
+    if (directory / IDENTITY_FILE).exists():
+        raise RunError(f"{directory}: it holds a run that is not finished; give another --output")
+
+
 def begin(recipe: Recipe, renderer: Renderer | None, is_resumed: bool) -> None:
     """Write the recipe of a run; the first write into its directory. Samples of other settings move to `samples.old-N`.
 
@@ -75,27 +117,16 @@ def begin(recipe: Recipe, renderer: Renderer | None, is_resumed: bool) -> None:
         renderer: Of a training, whose identity is written too; None for an evaluation without training.
         is_resumed: Keep what is there of this run: its identity, and samples of tasks that would be drawn with the same
             settings as when the directory was written. A new training keeps no samples: they belong to another model.
-
-    Raises:
-        RunError: Its recipe there was written by hand, and not by a run.
     """
     if process_state().is_main_process:
         recipe_file, now, kept_tasks = recipe.output / RECIPE_FILE, recipe.evaluation, set[str]()
-        is_of_run = any((recipe.output / name).exists() for name in (IDENTITY_FILE, RUN_FILE))
-        with suppress(SettingsError, UnicodeDecodeError):
-            there = load_recipe(recipe_file)
-            # A run that was killed early has left its recipe alone.
-            is_of_run = is_of_run or recipe_file.read_text(encoding="utf-8") == dump_yaml(there)
-            before = there.evaluation
+        with suppress(SettingsError):
+            before = load_recipe(recipe_file).evaluation
             # These two are part of every draw, whatever the task; how many are drawn at a time is of none.
             drawn = [each.sampling.model_copy(update={"batch_size": 1}) for each in (before, now)]
             if is_resumed and drawn[0] == drawn[1] and before.system == now.system:
                 kept_tasks = {task.name for task in now.tasks if task in before.tasks}
-        if recipe_file.exists() and not is_of_run:
-            raise RunError(
-                f"{recipe_file}: was written by no run, and would be replaced; give another output, or rename it"
-            )
-        samples = recipe.output / "samples"
+        samples = recipe.output / SAMPLES_DIR
         # A hidden file is what a kill has left of one that was being written.
         moved = [path for path in sorted(samples.glob("[!.]*")) if path.stem.removesuffix(SUFFIX) not in kept_tasks]
         if moved:

@@ -26,7 +26,7 @@ from leadspan.inputs import first_answers_of, load_renderer, prepare_data, prepa
 from leadspan.models.loading import load_config, load_model
 from leadspan.models.settings import Pretrained
 from leadspan.models.shapes import uses_bf16
-from leadspan.pipeline.directory import begin, check_identity, claimed, identity_of
+from leadspan.pipeline.directory import begin, check_identity, check_nothing_is_lost, claimed, identity_of
 from leadspan.pipeline.tracking import Trackers, outcome
 from leadspan.planning.prediction import break_point_fields, cost_model_of, student_shape
 from leadspan.planning.rollouts import predict_run
@@ -76,6 +76,7 @@ def run(recipe: Recipe, resume: bool = False) -> RunResult:
         warn_of_golds(task, tasks[task.name])
     directory = recipe.output
     with claimed(directory):
+        check_nothing_is_lost(directory)
         if not (directory / RUN_FILE).exists():
             checkpoints = step_directories(directory)
             begun = [d for d in checkpoints if is_sealed(d) or (d / "trainer_state.json").exists()]
@@ -174,6 +175,7 @@ def run_untrained(recipe: Recipe) -> RunResult:
     with claimed(recipe.output):
         if (recipe.output / RUN_FILE).exists() and not damage(recipe.output):
             raise RunError(f"{recipe.output}: it holds a finished run; give another output, or remove it")
+        check_nothing_is_lost(recipe.output)
         begin(recipe, None, is_resumed=True)
         # Not the model's own: weights that are drawn at random come without a tokenizer.
         tokenizer = Pretrained(path=recipe.tokenizer_path, revision=recipe.tokenizer_revision)

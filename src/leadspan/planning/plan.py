@@ -48,7 +48,7 @@ from leadspan.planning.rollouts import RolloutCost, cost_of_rollouts
 from leadspan.planning.timing import Calibration, load_calibration
 from leadspan.recipe import Recipe
 from leadspan.results import Prediction
-from leadspan.sources import check_output
+from leadspan.sources import check_figures
 from leadspan.stages import checked_teacher, rollout_inputs, training_inputs
 from leadspan.statistics.intervals import Interval
 from leadspan.teacher.settings import Codec, Hidden, LiveTargets, Served
@@ -199,7 +199,7 @@ def calibration_of(recipe: Recipe, data: PreparedData, policies: Sequence[Policy
     if not measure:
         return load_calibration(path)
     if path is not None:
-        check_output("plan.calibration", path, is_directory=False)
+        check_figures("plan.calibration", path)
     model, teacher = cost_model_of(recipe, data.renderer), checked_teacher(recipe)
     inputs, sides = training_inputs(recipe, data, teacher), list[Examples]()
     own = [recipe.cut] if len(policies) == 1 and recipe.cut not in policies else []

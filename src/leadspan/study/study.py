@@ -153,7 +153,7 @@ def planned_record(study: Study, plan: StudyPlan) -> StudyRecord:
             earlier = {_key(trial): trial for trial in record.trials}
             captured = {capture.directory: capture for capture in record.captures}
         except RunError as error:  # what is complete is read from the run directories
-            logger.warning("%s; it is written anew", str(error).partition(";")[0])
+            logger.warning("%s; a run of the study sets it aside", str(error).partition(";")[0])
     trials: list[TrialRecord] = []
     for trial in [*plan.before, *plan.trials]:
         record = TrialRecord(
@@ -201,9 +201,14 @@ class Keeper:
     """Keeps the record of a study on disk."""
 
     def __init__(self, study: Study, plan: StudyPlan):
-        """Write the record with what is complete."""
+        """Write the record with what is complete; a file under its name that is none is renamed to `*.damaged`."""
         self.output = study.output
         self.record = planned_record(study, plan)
+        try:
+            load_study(study.output)
+        except RunError:
+            with contextlib.suppress(FileNotFoundError):
+                (study.output / STUDY_FILE).rename(study.output / f"{STUDY_FILE}.damaged")
         self.indices = {_key(trial): index for index, trial in enumerate(self.record.trials)}
         self.started: dict[tuple[str, bool], float] = {}
         save_study(self.record, self.output)

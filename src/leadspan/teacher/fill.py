@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,18 +41,21 @@ Engine = Callable[[Sequence[Example]], list[Arrays]]
 """Runs the teacher over a pack: the stored columns of every sequence, besides `input_ids` and `section`."""
 
 
-def store_locked(directory: Path) -> AbstractContextManager[None]:
-    """Lock a store, so that one process at a time writes into it.
+@contextmanager
+def store_locked(directory: Path) -> Iterator[None]:
+    """Lock a store, or a directory that is to be one, so that one process at a time writes into it.
 
     Raises:
-        TargetsError: Another process captures into it.
+        TargetsError: Another process captures into it, or it holds other files.
     """
-    return locked(
-        directory / _LOCK_FILE,
-        lambda holder: TargetsError(
-            f"{directory}: another process (id {holder}) captures into it; wait, or give another capture.path"
-        ),
-    )
+    refusal = "{}: another process (id {}) captures into it; wait, or give another capture.path"
+    with locked(directory / _LOCK_FILE, lambda holder: TargetsError(refusal.format(directory, holder))):
+        # The lock is there already, and rollouts may have been drawn before the capture.
+        if not (directory / MANIFEST_FILE).exists() and not all(
+            path.name in (_LOCK_FILE, DRAWN_FILE) or _UNNAMED.fullmatch(path.name) for path in directory.iterdir()
+        ):
+            raise TargetsError(f"{directory}: it is not empty and not a store; give another directory")
+        yield
 
 
 @contextmanager
@@ -63,7 +66,7 @@ def claimed(directory: Path, manifest: Manifest) -> Iterator[Manifest]:
         The manifest to use: that of the store, if it describes the same capture.
 
     Raises:
-        TargetsError: Another process captures into it, it holds another capture, or the directory is not a store.
+        TargetsError: As of `store_locked`, or it holds another capture.
     """
     with store_locked(directory):
         if (directory / MANIFEST_FILE).exists():
@@ -75,11 +78,6 @@ def claimed(directory: Path, manifest: Manifest) -> Iterator[Manifest]:
                     "traces, cuts, seed and sizes of packs and shards must stay the same; give another capture.path"
                 )
             manifest = existing
-        # The lock is there already, and rollouts may have been drawn before the capture.
-        elif not all(
-            path.name in (_LOCK_FILE, DRAWN_FILE) or _UNNAMED.fullmatch(path.name) for path in directory.iterdir()
-        ):
-            raise TargetsError(f"{directory}: it is not empty and not a store; give another directory")
         else:
             write_manifest(manifest, directory)
         (directory / SHARDS_DIR).mkdir(exist_ok=True)

@@ -103,18 +103,18 @@ def write_world(settings: WorldFiles) -> WorldRecord:
     # A study may have been run on the world that is there, so only an equal one is written again.
     if path.exists() and load_json(WorldRecord, path) != record:
         raise RunError(f"{path}: the directory holds a world of other settings; give another output, or remove it")
-    texts = {settings.output / f"{name}.jsonl": problem_lines(traces[name]) for name in sets}
-    tasks = {name: problems for name, problems in held_out.items() if problems}
-    texts |= {settings.output / f"{name}_test.jsonl": problem_lines(tasks[name], is_task=True) for name in tasks}
-    for file, text in texts.items():
-        # What a killed command has left is what would be written again.
-        if not path.exists() and file.exists() and file.read_bytes() != text.encode():
-            raise RunError(f"{file}: exists already, with other content; give another output, or move it")
-    for file, text in texts.items():
-        write_atomically(file, text)
+    contents = {settings.output / f"{name}.jsonl": problem_lines(traces[name]).encode() for name in sets}
+    tasks = {f"{name}_test.jsonl": problem_lines(held_out[name], is_task=True) for name in sets if held_out[name]}
+    contents |= {settings.output / name: text.encode() for name, text in tasks.items()}
     with TemporaryDirectory() as directory:
         for file in map(Path, build_tokenizer().save_pretrained(directory)):
-            write_atomically(settings.output / "tokenizer" / file.name, file.read_bytes())
+            contents[settings.output / "tokenizer" / file.name] = file.read_bytes()
+    for file, content in contents.items():
+        # What a killed command has left is what would be written again.
+        if not path.exists() and file.exists() and file.read_bytes() != content:
+            raise RunError(f"{file}: exists already, with other content; give another output, or move it")
+    for file, content in contents.items():
+        write_atomically(file, content)
     write_atomically(path, record.model_dump_json(indent=1) + "\n")  # last: a world with a record is complete
     return record
 
