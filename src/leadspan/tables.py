@@ -132,9 +132,9 @@ def short(label: str) -> str:
     return re.sub(r"(?<!\S)(?:[^\s/]*/){2,}([^\s/]+/[^\s/]+)", "\N{HORIZONTAL ELLIPSIS}/\\1", plain(label))
 
 
-def percent(share: float, digits: int = 0) -> str:
-    """A share as a percentage, `46 %`, or `45.6 %` with one digit."""
-    return f"{share * 100:z.{digits}f} %"  # z: no minus before a zero
+def percent(share: float, digits: int | None = 0) -> str:
+    """A share as a percentage, `46 %`, or `45.6 %` with one digit; with None all digits of one that was stated."""
+    return f"{share * 100:.9g} %" if digits is None else f"{share * 100:z.{digits}f} %"  # z: no minus before a zero
 
 
 def percent_interval(interval: Interval, digits: int = 0) -> str:

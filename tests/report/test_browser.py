@@ -226,6 +226,23 @@ def test_curves_follow_their_choices_and_their_own_legend(browser: Chrome, real_
     assert (lines("tenths-0"), lines("sections-0"), lines("validation-0")) == (2, 2, 4)
 
 
+def test_figures_round_as_the_tables_do_and_draw_the_only_section(
+    browser: Chrome, gathered_of: Callable, make_run: MakeRun, tmp_path: Path
+) -> None:
+    """5 of 40 are 12.5 %, with an interval from 6.5 to 18.5."""
+    inputs = gathered_of([make_run("full", 30, {"kind": "full"}), make_run("lead 0.5", 5, cost=0.5)])
+    for directory in inputs.directories:
+        lines = [{"step": step, "divergence/answer": 1.0, "divergence/tenth_9": 1.0} for step in (1, 2)]
+        (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (page,) = write_report(build_report(inputs), tmp_path / "report.html")
+    open_page(browser, page, DESK)
+    text = browser.execute_script("return document.getElementById('rates-0').data[0].hovertemplate[1]")
+    assert "accuracy 12 [6, 18] %" in text and "12 [6, 18]" in page.read_text(encoding="utf-8")
+    assert browser.execute_script("return document.querySelectorAll('#sections-0 .js-line').length") == 2
+    shown = "return [...document.querySelectorAll('.choices')].map((node) => node.offsetParent !== null)"
+    assert browser.execute_script(shown) == [True, True, False, False, False]
+
+
 @pytest.mark.parametrize("width", [PHONE, DESK])
 def test_labels_of_many_policies_never_overlap(
     browser: Chrome, page_of: Callable, make_run: MakeRun, width: int

@@ -123,11 +123,21 @@ def test_what_a_showing_would_need_is_told_by_the_runs(make_run: MakeRun) -> Non
 
 
 def test_a_low_end_just_under_the_target_does_not_read_as_the_target(make_run: MakeRun) -> None:
-    frontier = only([make_run("full", 300, FULL, num_problems=400), make_run("lead 0.5", 270, num_problems=400)])
-    kept = frontier.rows[1].retention
-    assert kept is not None and kept.ratio is not None
-    found = answer(frontier, kept.ratio.low + 0.001)
-    assert found.recommended is None and f"[{100 * kept.ratio.low:.1f}, " in found.sentence
+    """The lower end is 93.9799 %, which one decimal would round to the target."""
+    frontier = only([make_run("full", 300, FULL, num_problems=400), make_run("lead 0.5", 289, num_problems=400)])
+    for target, shown in ((0.95, "[94, "), (0.94, "[93.98, "), (0.9398, "[93.9799, ")):
+        found = answer(frontier, target)
+        assert found.needed and shown in found.sentence
+
+
+def test_a_target_is_stated_with_all_its_digits(make_run: MakeRun) -> None:
+    """The lower end is 98.1 %: of two targets that round to 98 % it reaches one."""
+    frontier = only(
+        [make_run("full", 300, FULL, num_problems=400), make_run("lead 0.5", 299, cost=0.5, num_problems=400)]
+    )
+    assert answer(frontier, 0.975).sentence.startswith("The cheapest policy by time shown to keep 97.5 % of full's")
+    assert answer(frontier, 0.985).sentence.startswith("No policy is shown to keep 98.5 % of full's accuracy; lead 0.5")
+    assert "no number of problems or seeds will show 99.75 %" in answer(frontier, 0.9975).needed
 
 
 def sized(runs: list[RunResult], memory: dict[str, list[int]]) -> list[RunResult]:
@@ -166,6 +176,14 @@ def test_a_policy_that_costs_more_than_the_uncut_run_is_not_recommended(make_run
 def test_one_that_costs_less_is_taken_before_a_better_one_that_costs_more(make_run: MakeRun) -> None:
     runs = [*two(make_run), make_run("lead 0.7", 290, lead(0.7), num_problems=400)]
     assert by_memory(sized(runs, {"full": [600], "lead 0.5": [800], "lead 0.7": [500]})).recommended == "lead 0.7"
+
+
+def test_the_amounts_of_a_saving_are_those_of_the_seeds_that_it_compares(make_run: MakeRun) -> None:
+    runs = two(make_run, seeds=3)
+    del runs[1:3]  # of the uncut run, which has the first seed alone
+    assert "saved 50 % of the memory (500 B instead of 1,000 B)" in by_memory(sized(runs, {
+        "full": [1000], "lead 0.5": [500, 1900, 1950],
+    })).sentence  # fmt: skip
 
 
 def test_a_saving_goes_with_the_spread_over_seeds(make_run: MakeRun) -> None:

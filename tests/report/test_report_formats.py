@@ -80,6 +80,15 @@ def test_png_figures_are_drawn_and_none_is_empty(real_runs: list[Path], tmp_path
             assert image.width > 800 and len(image.convert("RGB").getcolors(1 << 24) or []) > 10, name
 
 
+def test_a_figure_replaces_a_whole_file(
+    study: list[RunResult], report_of: Callable[..., Report], tmp_path: Path
+) -> None:
+    (tmp_path / "earlier").write_text("earlier")
+    (tmp_path / "rates-toy.png").hardlink_to(tmp_path / "earlier")
+    assert tmp_path / "rates-toy.png" in draw_figures(report_of(study), tmp_path)
+    assert (tmp_path / "earlier").read_text() == "earlier"  # it was not written into
+
+
 def test_tasks_whose_names_differ_in_case_have_figures_of_their_own(
     study: list[RunResult], report_of: Callable[..., Report], tmp_path: Path
 ) -> None:

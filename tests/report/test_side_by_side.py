@@ -67,6 +67,25 @@ def test_pairs_are_counted_and_chosen_by_the_rule(pair: ReportInputs) -> None:
     assert first.uncut.num_shared == len("so b is ") and first.prompt == "b?" and first.gold == "7"
 
 
+def test_samples_stand_beside_those_of_the_uncut_run_of_their_task(
+    make_run: MakeRun, gathered_of: Callable[..., ReportInputs]
+) -> None:
+    """The cut run is compared with `near` on one task, and on the other with `far`, which alone was evaluated on it."""
+    runs = [
+        make_run("full", 30, {"kind": "full"}, name="near"),
+        make_run("full", 30, {"kind": "full"}, name="far", tasks=["toy", "new"], settings={"training": {"steps": 6}}),
+        make_run("lead 0.5", 15, cost=0.5, tasks=["toy", "new"]),
+    ]
+    for number, run in enumerate(runs):
+        stored = [each.model_copy(update={"samples_file": "samples/toy.jsonl"}) for each in run.evaluations]
+        runs[number] = run.model_copy(update={"evaluations": stored})
+    inputs = gathered_of(runs)
+    for number in range(3):
+        with_samples(inputs, number, FULL_ROWS)
+    shown = [(pair.task, pair.uncut) for pair in build_report(inputs).comparisons if pair.cut == "lead 0.5"]
+    assert shown == [("toy", "full (near)"), ("new", "full (far)")]
+
+
 def test_none_are_read_when_none_are_asked_for(pair: ReportInputs) -> None:
     assert build_report(pair, samples_per_policy=0).comparisons == []
 

@@ -14,7 +14,7 @@ from leadspan.data.truncation.policy import STOP_REMEDY
 from leadspan.report.content import Report, warnings_on
 from leadspan.report.document import rows_block
 from leadspan.report.frontier import build_frontiers, captions, retention_text, sample_size
-from leadspan.report.rows import Frontier, error_text
+from leadspan.report.rows import Frontier, cuts_explained, error_text
 from leadspan.report.write import print_report, report_text, run_summary
 from leadspan.results import Prediction, RunResult
 from leadspan.statistics.intervals import Interval
@@ -210,6 +210,27 @@ def test_each_kind_of_run_gets_its_remedy(make_run: MakeRun, study: list[RunResu
     (warning,) = warnings_on(only([study[2], mix, other, make_run("tail 0.5", 20, {"kind": "tail", "p": 0.5})]))
     assert "mix (50 %), full, CoT (10 %)" in warning and "append_eos" not in warning
     assert "(cut.whole_share)" in warning and "(supervision.answer)" in warning
+
+
+def test_students_of_rollouts_get_a_remedy_of_their_own_and_are_explained(make_run: MakeRun) -> None:
+    loss, horizons = (
+        {"kl_weight": 1},
+        {"whole": {"kind": "share", "share": 1}, "short": {"kind": "fixed", "tokens": 16}},
+    )
+    for cut, share, learnt in ((FULL, 0, ""), ({"kind": "lead", "p": 0.5}, 0.5, ", and from the first 50 % of the")):
+        runs = [
+            make_run(name, 30, cut, ended=0.2 if name == "short" else 1.0, settings={"rollout": rollout, "loss": loss})
+            for name, horizon in horizons.items()
+            for rollout in [{"horizon": horizon, "trace_share": share}]
+        ]
+        frontier = only(runs)
+        (warning,) = warnings_on(frontier)
+        assert "short (20 %)" in warning and "rollout.whole_share" in warning and "cut" not in warning
+        (sentence,) = cuts_explained(frontier.rows)
+        assert sentence.startswith(f"`whole` learnt from rollouts, which it drew itself{learnt}")
+        assert frontier.notes == (
+            "short: besides the cut, these settings differ from those of whole: rollout.horizon.",
+        )  # fmt: skip
 
 
 def test_students_of_several_uncut_runs_share_a_remedy(make_run: MakeRun) -> None:

@@ -217,8 +217,8 @@ def _sizes(
     from leadspan.tables import Block, percent
 
     stated_claim = (
-        f"Claim: retention of at least {percent(claim.claim)}, with the lower end of a {percent(claim.level)} "
-        f"interval, shown with a probability of {percent(claim.power)}.\n"
+        f"Claim: retention of at least {percent(claim.claim, None)}, with the lower end of a "
+        f"{percent(claim.level, None)} interval, shown with a probability of {percent(claim.power, None)}.\n"
         f"Expected: retention {percent(claim.retention, 1)}, accuracy of the full student "
         f"{percent(claim.accuracy, 1)}, {percent(claim.between)} of the variance between problems, "
         f"correlation {claim.correlation:.2f}, accuracy varies by {100 * claim.seed_sd:.1f} points from seed to seed.\n"

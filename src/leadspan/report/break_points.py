@@ -191,8 +191,8 @@ def _why_not_measured(
     tested = [row.p or 0.0 for row in rows]
     if last_below is None:
         return (
-            f"every tested p, from {tested[0]:g} on, keeps {percent(target)} of {full.label}'s accuracy: the break "
-            f"point is at or below {tested[0]:g}; test smaller p"
+            f"every tested p, from {tested[0]:g} on, keeps {percent(target, None)} of {full.label}'s accuracy: the "
+            f"break point is at or below {tested[0]:g}; test smaller p"
         )
     # A tested p behind the last one below the target reaches it: the line between the two is measured.
     if last_below < tested[-1]:
@@ -251,12 +251,12 @@ def measured_text(point: BreakPoint) -> str:
 def break_point_sentence(point: BreakPoint) -> str:
     """From where on a family keeps the target, and what was predicted."""
     if point.measured is None:
-        target = f"{percent(point.target)} of {point.reference}'s accuracy"
+        target = f"{percent(point.target, None)} of {point.reference}'s accuracy"
         text = f"{point.family}: no break point for {target}: {point.reason}"
         text += f" (interval: {_ends_text(point, *point.between)})" if point.between else ""
     else:
         measured = f"p = {measured_text(point)}"
-        text = f"{point.family}: keeps {percent(point.target)} of {point.reference}'s accuracy from {measured} on"
+        text = f"{point.family}: keeps {percent(point.target, None)} of {point.reference}'s accuracy from {measured} on"
     if point.predicted is None:
         return f"{text}; not predicted: {point.not_predicted}." if point.not_predicted else f"{text}."
     ends = f"{point.predicted.value:.2f} [{point.predicted.low:.2f}, {point.predicted.high:.2f}]"

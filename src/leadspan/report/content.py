@@ -325,11 +325,12 @@ def warnings_on(frontier: Frontier) -> list[str]:
             mixes = [row for row in compared if row.cut_kind == "mix" and row.control is None and row not in behind]
             best = sorted(mixes, key=lambda row: -row.termination.value)[:MAX_EXAMPLES]
             examples = [f"{row.label} ended {percent(row.termination.value)} of its answers" for row in best]
-            kinds = {row.cut_kind for row in behind}
+            kinds = {"drawn" if row.rollout else row.cut_kind for row in behind}
             advice = {
-                ", ".join(examples) or STOP_REMEDY: bool(kinds - {"mix", "full"}),
+                ", ".join(examples) or STOP_REMEDY: bool(kinds - {"mix", "full", "drawn"}),
                 "give the mixes more whole traces (cut.whole_share) or more steps": "mix" in kinds,
                 f"for students of uncut traces, {_CHECK_END}": "full" in kinds,
+                "leave more rollouts whole (rollout.whole_share) or add traces (rollout.trace_share)": "drawn" in kinds,
             }
             remedies = "; ".join(text for text, helps in advice.items() if helps)
             by_remedies.setdefault(remedies, []).append(f"{rates} ended far fewer answers than {full_rate}")

@@ -157,7 +157,8 @@ def task_section(report: Report, task: TaskFigures, index: int, chart: Mapping[s
     shares = "Costs are shares of the uncut student's, with the amounts in brackets."
     elements += [Prose(f"{measured_on} {shares}", "note"), *(Prose(caption, "note") for caption in task.captions)]
     if task.single_runs:
-        pairing = Prose("Each run is compared with the uncut run of its seed; intervals are over problems.", "note")
+        text = "Each run is compared with the uncut run of its seed, with all of them where none has it; intervals are "
+        pairing = Prose(f"{text}over problems and, of several uncut runs, over these.", "note")
         block = rows_block(task, task.single_runs, f"Single runs on {task.task}")
         elements.append(Fold(f"Every single run ({len(task.single_runs)})", (block, pairing)))
     if task.break_points:
@@ -169,10 +170,10 @@ def task_section(report: Report, task: TaskFigures, index: int, chart: Mapping[s
                 predicted = f"{point.predicted.value:.2f} [{point.predicted.low:.2f}, {point.predicted.high:.2f}]"
             rows.append((point.family, ", ".join(f"{p:g}" for p in point.tested), measured_text(point), predicted))
         note = (
-            f"Measured: the smallest p from which on a family keeps {percent(report.target)} of the uncut accuracy, "
-            "with straight lines between the tested p. Predicted before training, for leads only: LSP* = (|P| + f "
-            "|CoT|) / T, where f is the share of the chain of thought before it first states the answer. Intervals of "
-            f"{level}."
+            f"Measured: the smallest p from which on a family keeps {percent(report.target, None)} of the uncut "
+            "accuracy, with straight lines between the tested p. Predicted before training, for leads only: LSP* = "
+            "(|P| + f |CoT|) / T, where f is the share of the chain of thought before it first states the answer. "
+            f"Intervals of {level}."
         )
         header = ("Family", "Tested p", "Measured", "Predicted (LSP*)")
         elements.append(Block(f"Break points on {task.task}", header, tuple(rows), note, num_text=4))

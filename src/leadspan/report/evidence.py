@@ -314,7 +314,7 @@ def _trial_elements(report: Report) -> Iterator[Element]:
         at_once = getattr(study.study.executor, "trials_at_once", 1)
         if is_ray or at_once > 1:
             where = "on a Ray cluster, where several may share a node" if is_ray else f"{at_once} at a time"
-            notes.append(f"Trials ran {where} and slowed each other down, so their times are too long.")
+            notes.append(f"Trials ran {where}: where they shared processors or a disk, their times are too long.")
         by_name: dict[str, dict[str, None]] = {}
         for trial in study.trials:
             by_name.setdefault(trial.name, {}).update({trial.note: None} if trial.note else {})

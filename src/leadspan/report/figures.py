@@ -4,6 +4,7 @@ In the data, which is JSON in display units, shares are percentages and interval
 are drawn from the same data by matplotlib (extra `figures`), which needs no browser.
 """
 
+import io
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -14,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from leadspan.costs.flops import FlopsByPart
 from leadspan.errors import RunError
-from leadspan.files import file_names
+from leadspan.files import file_names, write_atomically
 from leadspan.report.content import Report, TaskFigures
 from leadspan.report.frontier import retention_text
 from leadspan.report.rows import COST_TITLES, COST_WORDS, Cost, Row, amount
 from leadspan.report.samples import MEASURES
 from leadspan.settings import Settings
-from leadspan.tables import CostName, percent, short, unit_for
+from leadspan.tables import CostName, percent, percent_interval, short, unit_for
 from leadspan.text import plain, plain_values
 
 if TYPE_CHECKING:
@@ -132,13 +133,15 @@ def _point(row: Row, units: Mapping[CostName, tuple[float, str]]) -> dict[str, A
     """What is drawn of a single run, and of every row: no more, since a page may have many runs."""
     retention = row.retention and row.retention.ratio
     intervals = {"accuracy": row.accuracy, "termination": row.termination, "retention": retention}
-    # In percent; three decimals are more than a figure shows, and keep the page small.
+    # In percent; three decimals are more than a figure shows, and keep the page small. As texts too, since a half is
+    # rounded to the even number here and up in JavaScript.
     ends = {
         name: interval and [round(100 * end, 3) for end in (interval.value, interval.low, interval.high)]
         for name, interval in intervals.items()
     }
+    texts = {name: percent_interval(interval) for name, interval in intervals.items() if interval}
     costs = {name: row.costs[name].value / units[name][0] for name in units if row.costs and name in row.costs}
-    return {"label": short(row.label), **ends, "costs": costs}
+    return {"label": short(row.label), **ends, "texts": texts, "costs": costs}
 
 
 _Parts = Settings | Mapping[str, float] | None
@@ -184,7 +187,6 @@ def draw_figures(report: Report, directory: Path) -> list[Path]:
     except ImportError:
         raise RunError("--format png needs matplotlib: pip install 'leadspan[figures]'") from None
     data = plain_values(chart_data(report))
-    directory.mkdir(parents=True, exist_ok=True)
     figures: dict[str, tuple[Figure, str]] = {}  # with captions
     names = [name.lower() for name in file_names([task["task"] for task in data["tasks"]], "-")]
     level = f"{percent(report.tasks[0].rows[0].accuracy.level)} intervals"
@@ -207,8 +209,9 @@ def draw_figures(report: Report, directory: Path) -> list[Path]:
             figure.set_figheight(max(figure.get_figheight(), 0.19 * len(labels) + 0.9))
             paths.append(directory / f"{name}.png")
             # 200 dots an inch are sharp in print at the width of a column.
-            metadata = {"Title": report.title, "Description": text}
-            figure.savefig(paths[-1], dpi=200, bbox_inches="tight", facecolor="white", metadata=metadata)
+            metadata, file = {"Title": report.title, "Description": text}, io.BytesIO()
+            figure.savefig(file, format="png", dpi=200, bbox_inches="tight", facecolor="white", metadata=metadata)
+            write_atomically(paths[-1], file.getvalue())
     return paths
 
 
@@ -251,7 +254,7 @@ def _frontier(task: Mapping[str, Any], cost: str, data: Mapping[str, Any]) -> "F
             )  # fmt: skip
         elif row["role"] != "student":
             style = "--" if row["role"] == "teacher" else ":"
-            label = f"{row['label']} {value:.0f} %"
+            label = f"{row['label']} {row['texts']['accuracy'].partition(' ')[0]} %"
             axes.axhline(value, color=PALETTE["muted"], linewidth=1, linestyle=style, label=label)
     axes.set(xlabel=task["axes"][cost], ylabel=data["titles"]["accuracy"], xlim=(0, None), ylim=(0, None))
     return figure

@@ -239,7 +239,7 @@ def _notes(rows: Sequence[Row], clock: str | None) -> list[str]:
     students = [row for row in rows if row.role == "student"]
     fulls = [row for row in students if row.cut_kind == "full"]
     notes = ["No student was trained on uncut traces (cut.kind: full), so nothing can be compared with one."]
-    if fulls:
+    if any(row.is_reference for row in students):
         references = list(dict.fromkeys(row.reference for row in students if row.reference))
         recipes = {row.label: row.runs[0].recipe for row in fulls if row.control is None}
         candidates = {label for label, recipe in recipes.items() if recipe is not None and recipe.has_teacher}

@@ -11,9 +11,11 @@ chosen policy, how it compares with its controls, and, where nothing is shown, w
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import hypot, inf
+from statistics import fmean, stdev
 from typing import Literal
 
 from leadspan.errors import EvaluationError, SettingsError
+from leadspan.report.frontier import shared_seeds
 from leadspan.report.rows import COST_WORDS, Frontier, Row, by_cost
 from leadspan.settings import Settings, validate
 from leadspan.statistics.power import Claim, expected_from, problems_needed
@@ -101,7 +103,7 @@ def _answer(frontier: Frontier, policies: list[Row], target: float, cost: CostNa
     chosen = next((row for row in shown if savings.get(row.label) == "saved"), None)
     # A policy that is shown to keep the target but saves nothing is named before one that merely keeps the most.
     closest = chosen or (shown[0] if shown else max(ratios, key=lambda pair: pair[1])[0])
-    word, share, outcome = COST_WORDS[cost], percent(target), _outcome(frontier, closest, target, cost)
+    word, share, outcome = COST_WORDS[cost], percent(target, None), _outcome(frontier, closest, target, cost)
     # They may have kept more than the closest one, so the answer does not pass over them.
     refused = _differences(policies)
     full = closest.reference
@@ -122,7 +124,8 @@ def _answer(frontier: Frontier, policies: list[Row], target: float, cost: CostNa
         selection = (
             f"{closest.label} was chosen among {len(ratios)} policies because it did well here. Such a policy does "
             f"less well on average when it is evaluated again, so {percent(together.value)} is no forecast: plan with "
-            f"the lower end, {percent(together.low)}, and evaluate {closest.label} on new seeds or problems."
+            f"the lower end, {percent(together.low, _digits(together.low, target))}, and evaluate {closest.label} on "
+            "new seeds or problems."
         )
     controls: list[str] = []
     for control in closest.against_controls:
@@ -184,8 +187,6 @@ def _outcome(frontier: Frontier, row: Row, target: float, cost: CostName) -> str
         alone = f"[{100 * ratio.low:.0f}, {100 * ratio.high:.0f}]"
         interval += f" for all {together.num_policies} policies together, {alone} for this one alone"
     shown = together or ratio
-    # One decimal more where the lower end would otherwise read as the target itself.
-    digits = 1 if round(100 * shown.low) == round(100 * target) else 0
     chosen = _saving(frontier, row, cost)
     # The sentence adds tokens to every cost, and time to tokens where times can be compared.
     names: tuple[CostName, ...] = (cost, "tokens" if cost != "tokens" else "seconds")
@@ -207,7 +208,14 @@ def _outcome(frontier: Frontier, row: Row, target: float, cost: CostName) -> str
     full = frontier.row(row.reference)
     of_full = f" ({full.label}: {percent(full.termination.value)})" if full else ""
     ended = f"it ended {percent(row.termination.value)} of its answers{of_full}"
-    return f"kept {percent_interval(shown, digits)} ({interval}; {size}){saved}; {ended}"
+    return f"kept {percent_interval(shown, _digits(shown.low, target))} ({interval}; {size}){saved}; {ended}"
+
+
+def _digits(share: float, target: float) -> int:
+    """The fewest decimals of a percentage that show on which side of the target a share is."""
+    exact, goal = round(100 * share, 9), round(100 * target, 9)  # beyond are errors of rounding
+    sides = [(round(exact, n) > goal, round(exact, n) < goal) for n in range(10)]
+    return sides.index(sides[-1])
 
 
 _SAME = 0.005
@@ -237,16 +245,20 @@ def _saving(frontier: Frontier, row: Row, name: CostName) -> _Saving | None:
     if cost is None or of_full is None or cost.of_full is None:
         return None
     share = cost.of_full
+    # Means and standard deviations over the seeds that the share compares.
+    sides = zip((row, full), (cost, of_full), shared_seeds(row.seeds, full.seeds), strict=True)
+    values = [[v for v, seed in zip(c.values, side.seeds, strict=True) if seed in seeds] for side, c, seeds in sides]
+    means, sds = list(map(fmean, values)), [stdev(of_side) if len(of_side) > 1 else 0.0 for of_side in values]
     if abs(1 - share) < _SAME:
         change, between = "same", "and"
     # The noise is the standard deviation of the difference between two single runs: variances add.
-    elif abs(cost.value - of_full.value) <= hypot(cost.sd or 0.0, of_full.sd or 0.0):
+    elif abs(means[0] - means[1]) <= hypot(*sds):
         change, between = "unclear", "against"
     else:
         change, between = "saved" if share < 1 else "added", "instead of"
     # Without a standard deviation that rounds to nothing.
-    spreads = [f" ± {quantity(name, c.sd)}" if c.sd and c.sd > _SAME * c.value else "" for c in (cost, of_full)]
-    figures = f"{quantity(name, cost.value)}{spreads[0]} {between} {quantity(name, of_full.value)}{spreads[1]}"
+    spreads = [f" ± {quantity(name, sd)}" if sd > _SAME * mean else "" for mean, sd in zip(means, sds, strict=True)]
+    figures = f"{quantity(name, means[0])}{spreads[0]} {between} {quantity(name, means[1])}{spreads[1]}"
     return _Saving(name, share, change, figures + (", sd over seeds" if any(spreads) else ""))
 
 
@@ -261,8 +273,8 @@ def sample_size_needed(frontier: Frontier, row: Row, target: float) -> str:
     ratio, together = row.retention.ratio.value, row.retention.simultaneous
     if ratio <= target:
         return (
-            f"At the {percent(ratio)} measured, no number of problems or seeds will show {percent(target)}: keep more "
-            "of the traces, or lower the target."
+            f"At the {percent(ratio, _digits(ratio, target))} measured, no number of problems or seeds will show "
+            f"{percent(target, None)}: keep more of the traces, or lower the target."
         )
     level = together.level_alone if together else Claim().level
     command = "`leadspan power`" if level == Claim().level else f"`leadspan power --level {level:.4g}`"

@@ -14,6 +14,7 @@ from pydantic import Field
 from leadspan.data.truncation import Budget, Full, Lead, LeadAnswer, LeadCot, Mix, Policy, RandomWindow, Tail
 from leadspan.evaluation.result import EvalResult
 from leadspan.results import RunResult, predicted_and_measured
+from leadspan.rollout.settings import RolloutSettings
 from leadspan.settings import Settings
 from leadspan.statistics.intervals import Interval, SimultaneousInterval
 from leadspan.statistics.resampling import Scores
@@ -256,6 +257,12 @@ class Row(Settings):
         return getattr(self.runs[0].policy, "kind", None)
 
     @property
+    def rollout(self) -> RolloutSettings | None:
+        """How its students draw what they learn from; None where they learn from traces alone."""
+        recipe = self.runs[0].recipe
+        return recipe and recipe.rollout
+
+    @property
     def is_candidate(self) -> bool:
         """Whether it may be recommended: a student of a cut that is no control, neither by name nor by its settings."""
         # A random window among a study's axes does the work of a control, whatever it is called.
@@ -311,8 +318,11 @@ def cuts_explained(rows: Sequence[Row]) -> list[str]:
         policy = row.runs[0].policy
         if row.role == "student" and policy is not None:
             # Students of one kind differ in their share alone, which the first sentence explains.
-            kind = f"{getattr(policy, 'kind', '')} {getattr(policy.inner, 'kind', '')}"
-            sentences.setdefault(kind, f"`{row.label}` learnt from {_cut_words(policy)}.")
+            kind = f"{getattr(policy, 'kind', '')} {getattr(policy.inner, 'kind', '')} {row.rollout is None}"
+            words = _cut_words(policy)
+            if row.rollout:
+                words = f"rollouts, which it drew itself{f', and from {words}' if row.rollout.has_traces else ''}"
+            sentences.setdefault(kind, f"`{row.label}` learnt from {words}.")
     return list(sentences.values())
 
 

@@ -227,22 +227,17 @@ def comparisons(
     A run is compared with the uncut run of its seed, else with the first uncut run; `per_policy` pairs are shown.
     """
     by_label = {entry.label: entry for entry in named}
-    references: dict[str, str] = {}
-    for frontier in frontiers:
-        for row in frontier.students:
-            if full := frontier.row(row.reference):
-                # Samples of one number have the same seed in runs of one seed, so that only the students differ.
-                by_seed, first = {run.seeds[0]: run.label for run in full.single_runs}, full.single_runs[0].label
-                references |= {run.label: by_seed.get(run.seeds[0], first) for run in row.single_runs}
     # Seeds of a policy would show much the same pairs, so the first that can be compared stands for all.
     compared: dict[tuple[str, str], Comparison] = {}
     refused: list[str] = []
-    for label, reference in references.items():
-        cut, uncut = by_label[label], by_label[reference]
-        uncut_results = {result.task: result for result in uncut.run.evaluations}
-        for result in cut.run.evaluations:
-            key, of_uncut = (cut.policy, result.task), uncut_results.get(result.task)
-            if key in compared or of_uncut is None or not (uncut.samples_of(of_uncut) and cut.samples_of(result)):
+    for task, row, full in ((f.task, row, f.row(row.reference)) for f in frontiers for row in f.students):
+        key, of_full = (row.policy, task), list(full.single_runs if full else ())
+        for run in row.single_runs if of_full else ():
+            # Samples of one number have the same seed in runs of one seed, so that only the students differ.
+            reference = next((uncut for uncut in of_full if uncut.seeds == run.seeds), of_full[0])
+            cut, uncut = by_label[run.label], by_label[reference.label]
+            (result,), (of_uncut,) = run.evaluations, reference.evaluations
+            if key in compared or not (uncut.samples_of(of_uncut) and cut.samples_of(result)):
                 continue
             try:
                 compared[key] = _comparison(uncut, of_uncut, cut, result, per_policy)

@@ -10,7 +10,6 @@ const shownIn = (group) => {
   const hidden = new Set([...document.querySelectorAll(`.legend[data-group="${group}"] [aria-pressed=false]`)].map((node) => node.dataset.policy));
   return ({ policy }) => !hidden.has(policy);
 };
-const range = ([value, low, high]) => `${value.toFixed(0)} [${low.toFixed(0)}, ${high.toFixed(0)}] %`;
 const errorBar = (intervals) => ({
   type: "data",
   array: intervals.map(([value, , high]) => high - value),
@@ -58,7 +57,7 @@ function frontier(task, index, width) {
   const isShown = shownIn(`task-${index}`);
   const points = pointsOf(task, isShown, cost, quality);
   const lines = quality === "retention" ? [] : task.rows.filter((row) => isShown(row) && row.role !== "student")
-    .map((row) => ({ row, y: row[quality][0], label: `${row.label} ${row[quality][0].toFixed(0)} %` }));
+    .map((row) => ({ row, y: row[quality][0], label: `${row.label} ${row.texts[quality].split(" ")[0]} %` }));
   const layout = baseLayout(width, width < NARROW ? 380 : 460);
   const reach = (name) => points.flatMap((point) => [point[name], ...point.marks.map((mark) => mark[name === "high" ? 1 : 0])]);
   layout.xaxis.title.text = task.axes[cost];
@@ -82,7 +81,7 @@ function runsTrace({ row, marks, runs }) {
   return {
     type: "scatter", mode: "markers", x: marks.map(([x]) => x), y: marks.map(([, y]) => y),
     marker: { color: colourOf(row.policy), size: 5, opacity: 0.45 },
-    hovertemplate: runs.map((run) => `${escapeHtml(run.label)}<br>accuracy ${range(run.accuracy)}<extra></extra>`),
+    hovertemplate: runs.map((run) => `${escapeHtml(run.label)}<br>accuracy ${run.texts.accuracy}<extra></extra>`),
   };
 }
 
@@ -94,8 +93,8 @@ function pointTrace({ row, x, y, low, high, sd }, cost) {
     error_x: { type: "data", array: [sd], visible: sd > 0, color: colour, thickness: 1, width: 0 },
     marker: { color: row.is_control ? css("page") : colour, symbol: symbolOf(row.policy), size: 11, line: { color: row.is_control ? colour : css("page"), width: row.is_control ? 2 : 1.5 } },
     hovertemplate: [
-      `<b>${escapeHtml(row.label)}</b>`, `accuracy ${range(row.accuracy)}`, `of the uncut student’s: ${escapeHtml(row.retention_text)}`,
-      `terminated ${range(row.termination)}`, `${row.cost_texts[cost]}<extra></extra>`,
+      `<b>${escapeHtml(row.label)}</b>`, `accuracy ${row.texts.accuracy}`, `of the uncut student’s: ${escapeHtml(row.retention_text)}`,
+      `terminated ${row.texts.termination}`, `${row.cost_texts[cost]}<extra></extra>`,
     ].join("<br>"),
   };
 }
@@ -123,7 +122,7 @@ function rates(task, index, width) {
     type: "bar", orientation: "h", name, y: rows.map((_, row) => row), x: rows.map((row) => row[key][0]),
     error_x: { ...errorBar(rows.map((row) => row[key])), color: css("ink"), thickness: 1.25, width: 3 },
     marker: { color: colours, opacity: 0.7, line: { color: colours, width: 1 }, pattern: pattern && { ...pattern, fgcolor: colours, bgcolor: css("page") } },
-    hovertemplate: rows.map((row) => `<b>${escapeHtml(row.label)}</b><br>${name} ${range(row[key])}<extra></extra>`),
+    hovertemplate: rows.map((row) => `<b>${escapeHtml(row.label)}</b><br>${name} ${row.texts[key]}<extra></extra>`),
   });
   const hatched = { shape: "/", size: 6, solidity: 0.25, fillmode: "replace" };
   return { traces: [bars("accuracy", "accuracy"), bars("terminated", "termination", hatched)], layout };
