@@ -37,7 +37,7 @@ from leadspan.teacher.shards import ShardWriter
 from leadspan.teacher.store import TargetStore
 from recipes import metrics, toy_recipe, write_recipe
 from stores import capture_recipe, captured, copy_of, stored
-from toys import tiny
+from toys import VOCAB, tiny
 
 
 def capture_of(recipe: Recipe) -> TargetStore:
@@ -315,6 +315,11 @@ def test_a_teacher_whose_positions_change_with_the_length_is_refused(tmp_path: P
     teacher = tiny(hidden=48, max_position_embeddings=64, rope_parameters=rope)
     with pytest.raises(ModelError, match=r"dynamic position embedding changes .* longer than 64"):
         captured(tmp_path, teacher=teacher.model_dump())
+
+
+def test_a_teacher_that_states_no_longest_sequence_is_captured(tmp_path: Path) -> None:
+    config = {"model_type": "bloom", "vocab_size": VOCAB, "hidden_size": 32, "n_layer": 2, "n_head": 4}
+    assert captured(tmp_path, teacher={"kind": "random_init", "config": config})[1].manifest.complete
 
 
 def no_space(writer: ShardWriter) -> None:

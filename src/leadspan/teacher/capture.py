@@ -152,10 +152,12 @@ def load_teacher(job: CaptureJob) -> PreTrainedModel:
     longest, config = max(job.plan.lengths), teacher.config.get_text_config()
     parameters = getattr(config, "rope_parameters", None) or {}
     for rope in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):  # or by layer type
-        original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
         # These types choose frequencies by the length of the whole sequence, so a prefix of the outputs is not the
         # output of the prefix.
-        if rope.get("rope_type") in ("dynamic", "longrope") and longest > original:
+        if rope.get("rope_type") not in ("dynamic", "longrope"):
+            continue
+        original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+        if longest > original:
             raise ModelError(
                 f"teacher {name_of(job.teacher)}: its {rope['rope_type']} position embedding changes with sequences "
                 f"longer than {original} tokens (here up to {longest}), so the outputs of a prefix are not the prefix "
