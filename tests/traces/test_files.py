@@ -142,6 +142,17 @@ def test_numbers_that_are_too_long_are_refused(tmp_path: Path) -> None:
     assert records(tmp_path / "a.jsonl") == [Refusal("not valid JSON", detail, "a.jsonl:1")]
 
 
+def test_a_key_that_stands_twice_with_different_values_is_refused(tmp_path: Path) -> None:
+    same, other = '{"a": 1, "b": 2, "a": 1}', '{"turns": [{"role": "user", "": "4", "": "5"}]}'
+    (tmp_path / "a.jsonl").write_text(f"{same}\n{other}\n")
+    detail = "'' stands twice in an object, with different values"
+    read = [Record({"a": 1, "b": 2}, "a.jsonl:1"), Refusal("a key twice", detail, "a.jsonl:2")]
+    assert records(tmp_path / "a.jsonl") == read
+    (tmp_path / "a.json").write_text(f"[{same}, {other}]")
+    with pytest.raises(DataError, match=r"a\.json: '' stands twice .* \(after character 28\); correct it"):
+        records(tmp_path / "a.json")
+
+
 def test_byte_order_marks_of_joined_files_and_of_tables(tmp_path: Path) -> None:
     """Joined files have a mark in the midst, and a table that was read with its mark has one in its first column."""
     line = '\ufeff{"\\ufeffn": 1, "m": "\\ufeffx"}\n'

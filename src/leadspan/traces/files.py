@@ -47,8 +47,22 @@ LONGEST_RECORD = 1 << 26
 _CHUNK = 1 << 20
 # White space as JSON has it; `\s` would take more.
 _SPACE = re.compile(r"[ \t\n\r]*")
+
+
+class _AmbiguousError(ValueError):
+    """An object has a key twice, with different values: which one counts would depend on the program that reads it."""
+
+
+def _as_object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(members)
+    for key, value in members if len(values) < len(members) else ():
+        if value != values[key]:
+            raise _AmbiguousError(f"{shown(key)} stands twice in an object, with different values")
+    return values
+
+
 # Decodes a value at a position, and says where it ends.
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(object_pairs_hook=_as_object)
 # Errors of a text that ends too early point at its end, or at the begin of a word or number cut short.
 _LONGEST_WORD = 16
 _NUMBER_MAY_GO_ON = re.compile(r"[-+.eE\d]*\Z")  # `1` or `1.` of `1.5`, where the text that is held ends
@@ -190,10 +204,12 @@ def _read_jsonl(path: Path) -> Iterator[Record | Refusal]:
                 yield Refusal("too long a line", f"it has more than {LONGEST_RECORD:,} bytes", location)
             elif line := line.removeprefix(codecs.BOM_UTF8).strip():  # files that were joined have marks inside
                 try:
-                    record = _as_record(json.loads(line.decode("utf-8")), location)
+                    record = _as_record(_DECODER.decode(line.decode("utf-8")), location)
                 except UnicodeDecodeError as error:
                     byte = f"byte {error.start + 1} of the line is {line[error.start]:#x}"
                     record = Refusal("not valid UTF-8", byte, location)
+                except _AmbiguousError as error:
+                    record = Refusal("a key twice", str(error), location)
                 except ValueError as error:
                     record = Refusal("not valid JSON", _reason(error), location)
                 except RecursionError:
@@ -313,6 +329,8 @@ class _Document:
                 if self._is_whole or not is_cut:
                     self._at = error.pos
                     raise self._fault(error.msg) from None
+            except _AmbiguousError as error:
+                raise ValueError(f"{error} (after character {self._dropped + self._at + 1:,})") from None
             else:
                 if self._is_whole or not _NUMBER_MAY_GO_ON.match(self._text, end):
                     self._at = end
