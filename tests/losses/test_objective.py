@@ -1,19 +1,21 @@
 import math
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from leadspan.data.packing import Batch, pack
 from leadspan.data.supervision import Supervision
 from leadspan.data.truncation import Full, Lead, Policy
 from leadspan.losses.objective import batch_loss, drawn_ratios
-from leadspan.losses.settings import LossSettings
+from leadspan.losses.settings import LossSettings, PolicyGradient
 from leadspan.models.heads import head_weight
 from leadspan.models.loading import load_model
 from leadspan.models.settings import ModelSettings, RandomInit
 from leadspan.teacher.targets import freeze, live_targets
+from leadspan.training.trainer import attach_objective
 from toys import VOCAB, tiny, toy_examples
 
 SETTINGS = LossSettings(kl_weight=0.5, temperature=1.0)
@@ -190,3 +192,27 @@ def test_old_rollouts_are_weighed_without_a_gradient_through_the_ratio(tmp_path:
     value, weight, gradient = loss({**batch, "drawn_log_probs": old})
     expected_value, _, expected_gradient = loss({**batch, "weights": scaled})
     torch.testing.assert_close((value, weight, gradient), (expected_value, plain[1], expected_gradient))
+
+
+class CountedProducts(TorchDispatchMode):
+    """How many rows each product with the head has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.mm.out and output.shape[-1] == VOCAB:
+            self.rows.append(len(output))
+        return output
+
+
+def test_a_validation_under_policy_gradient_has_the_chunks_of_the_settings(tmp_path: Path) -> None:
+    examples, _ = toy_examples(tmp_path, Full(), Supervision(), number=1)
+    student, batch = load_model(tiny(seed=1), torch.float32), pack([examples[0]])
+    settings = LossSettings(kl_weight=1, divergence=PolicyGradient(), stop="tokens", compiled=False, chunk_tokens=4)
+    attach_objective(student, settings, None)
+    with torch.no_grad(), CountedProducts() as counted:
+        student.eval()(batch=batch)
+    assert sum(counted.rows) == len(batch["positions"]) and max(counted.rows) == 4

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, TrainerControl, TrainerState, Tra
 import counted_traffic
 import keep_gradients
 import sharded_gradients
+import sharded_run
 from leadspan.costs.memory import ActivationBytes, BatchSize, MemoryModel, Sharding, traffic
 from leadspan.data.packing import pack
 from leadspan.errors import ModelError, RunError, SettingsError
@@ -341,6 +342,25 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     first, second = weights(tmp_path / "one/run"), weights(tmp_path / "two/run")
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"lora": {"r": 4}}, {"precision": "bfloat16"}])
+def test_two_sharded_ranks_write_the_student_of_one_process(tmp_path: Path, changes: dict[str, Any]) -> None:
+    whole, sharded = (toy_recipe(tmp_path / name, steps=2, **changes) for name in ("whole", "sharded"))
+    run(whole)
+    path = write_recipe(sharded, tmp_path / "sharded.yaml")
+    for ended in run_ranks(tmp_path, partial(sharded_run.main, "distill", str(path)), 2):
+        assert ended.code == 0, ended.said
+    first, second = (metrics(recipe.output)[0] for recipe in (whole, sharded))
+    for key in ("loss", "student_entropy/cot", "cross_entropy/cot"):  # sums that bfloat16 would round by up to 0.4 %
+        assert second[key] == pytest.approx(first[key], rel=5e-4), key
+    # Adam's step is the learning rate however small a gradient is, and FSDP reduces gradients in bfloat16.
+    tolerance = 2 * 2e-2 if "precision" in changes else 1e-5
+    written = weights(sharded.output)
+    for name, tensor in weights(whole.output).items():
+        torch.testing.assert_close(written[name], tensor, rtol=1e-3, atol=tolerance)
+    AutoModelForCausalLM.from_pretrained(sharded.student_directory)
 
 
 @pytest.mark.slow

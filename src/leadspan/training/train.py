@@ -99,27 +99,39 @@ def train(
         trainer.state.best_model_checkpoint = str(best)
         trainer._load_best_model()
     # The loss of the last step is that of the weights before it, so these are looked at themselves.
-    weights = cast(torch.nn.Module, trainer.model).parameters()
+    weights = list(cast(torch.nn.Module, trainer.model).parameters())
     shards = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights)
     num_broken = sum((~shard.isfinite().all()).float() for shard in shards)
     if trainer._summed(cast(torch.Tensor, num_broken)):  # over the ranks, so that all of them raise
         raise RunError(f"step {saved_step} has left weights that are not finite; lower training.learning_rate")
     result = _result(trainer, saved_step)
+    is_sharded = any(isinstance(weight, DTensor) for weight in weights)
+    gathered = trainer.accelerator.get_state_dict(trainer.model) if is_sharded else None  # by all ranks together
     if trainer.is_world_process_zero():
-        model, renderer = trainer.accelerator.unwrap_model(trainer.model), inputs.renderer
-        adapter, student = inputs.directory / ADAPTER_DIR, inputs.directory / STUDENT_DIR
-        with writing(student):
-            if isinstance(model, PeftModel):  # the adapters are saved apart, and merged into the student
-                unseal(adapter)
-                model.save_pretrained(str(adapter))
-                # PEFT's card is an empty form; the student's is the run's.
-                (adapter / "README.md").unlink(missing_ok=True)
-                seal(adapter)
-                model = model.merge_and_unload()
-            unseal(student)  # while files are replaced, an old seal would vouch for a mixture
-            save_student(model, renderer.tokenizer, renderer.template_for_others, renderer.stop_token_id, student)
-            seal(student)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if gathered is not None:  # a model of the first rank alone takes them, since modules of FSDP stay sharded
+            model = load_model(inputs.student, torch.float32, for_training=False)
+            model = model if settings.lora is None else with_adapters(model, settings.lora)
+            model.load_state_dict(gathered)
+        _save(model, inputs.renderer, inputs.directory)
     return result
+
+
+def _save(model: torch.nn.Module, renderer: Renderer, directory: Path) -> None:
+    """Write the trained student, and its adapters apart if it has some; both sealed."""
+    adapter, student = directory / ADAPTER_DIR, directory / STUDENT_DIR
+    with writing(student):
+        if isinstance(model, PeftModel):  # the adapters are saved apart, and merged into the student
+            unseal(adapter)
+            model.save_pretrained(str(adapter))
+            # PEFT's card is an empty form; the student's is the run's.
+            (adapter / "README.md").unlink(missing_ok=True)
+            seal(adapter)
+            model = model.merge_and_unload()
+        unseal(student)  # while files are replaced, an old seal would vouch for a mixture
+        tokenizer, template = renderer.tokenizer, renderer.template_for_others
+        save_student(cast(PreTrainedModel, model), tokenizer, template, renderer.stop_token_id, student)
+        seal(student)
 
 
 def _trainer(

@@ -4,7 +4,7 @@ import atexit
 import types
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from leadspan.data.packing import Batch, pack
 from leadspan.data.supervision import ScoredSelection
 from leadspan.losses.objective import GROUPS, LossOutput, batch_loss, group_means, selected_weight
 from leadspan.losses.rows import ROW_COLUMNS
-from leadspan.losses.settings import LossSettings, PolicyGradient
+from leadspan.losses.settings import ForwardKl, LossSettings, PolicyGradient
 from leadspan.processes import end_data_workers, is_asked_to_end, prepare_data_worker
 from leadspan.ranks import PeakMemory
 from leadspan.rollout.source import Rollouts
@@ -61,7 +61,7 @@ def attach_objective(
             return plain_forward(*args, **kwargs)
         chosen = selection if self.training else None
         if not self.training and isinstance(settings.divergence, PolicyGradient):
-            loss = LossSettings(kl_weight=0)
+            loss = settings.model_copy(update={"kl_weight": 0.0, "divergence": ForwardKl()})
         output = batch_loss(self, batch, targets, loss or settings, vocab_size, chosen, end_ids)
         return {name: getattr(output, name) for name in LossOutput.__slots__}
 
@@ -116,6 +116,11 @@ class DistillationTrainer(Trainer):
         # Ranks must make the same number of collective calls; repeated batches at the end are not counted twice
         # (`num_validation_batches`).
         self.validation_plan = validation_plan + validation_plan[-1:] * (-len(validation_plan) % self.args.world_size)
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is not None and plugin.fsdp_version == 2 and plugin.mixed_precision_policy is not None:
+            # What enters and leaves `forward` is weights, targets and sums, too, which FSDP would round to bfloat16.
+            policy = replace(plugin.mixed_precision_policy, cast_forward_inputs=False, output_dtype=None)
+            plugin.mixed_precision_policy = policy
         # `compute_loss` divides by the weight of the whole step, so Transformers must not divide by micro-batches.
         self.loss_is_scaled_for_ga = True
         self.is_one_cycle = one_cycle
@@ -286,15 +291,9 @@ class DistillationTrainer(Trainer):
         if self.is_one_cycle and self.lr_scheduler is None:
             # OneCycleLR divides by the steps between the first and the peak, and between the peak and the last. A peak
             # at the first step lies a little before it; the last step is never the peak.
-            warmup = min(self.args.warmup_steps, num_training_steps - 1)
-            warmup = warmup if warmup > 1 else 1 - 1e-9
-            self.lr_scheduler = OneCycleLR(
-                optimizer,
-                self.args.learning_rate,
-                num_training_steps,
-                pct_start=warmup / num_training_steps,
-                cycle_momentum=False,
-            )
+            rate, warmup = self.args.learning_rate, min(self.args.warmup_steps, num_training_steps - 1)
+            share = (warmup if warmup > 1 else 1 - 1e-9) / num_training_steps
+            self.lr_scheduler = OneCycleLR(optimizer, rate, num_training_steps, pct_start=share, cycle_momentum=False)
         return super().create_scheduler(num_training_steps, optimizer)
 
     def floating_point_ops(self, inputs: Any) -> int:
