@@ -85,6 +85,12 @@ def test_a_failed_write_names_its_file_and_leaves_none(tmp_path: Path) -> None:
         write_atomically(Path("/proc/mine.txt"), "x")
 
 
+def test_a_write_that_is_broken_off_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):  # as a signal would, between opening and renaming
+        write_atomically(tmp_path / "mine.txt", 7)  # pyright: ignore[reportArgumentType]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_pipe_or_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

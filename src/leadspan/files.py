@@ -111,10 +111,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         staged.replace(path)
-    except OSError as error:
+    except BaseException as error:  # of a signal, too
         with contextlib.suppress(OSError):
             staged.unlink()
-        error.filename = str(path)  # a write does not know its file, and nobody the staged one
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a write does not know its file, and nobody the staged one
         raise
     sync_directory(path.parent)
 
@@ -158,8 +159,14 @@ def unseal(directory: Path) -> None:
 
 
 def renew(directory: Path, name: str, content: bytes) -> None:
-    """Rewrite one file of a directory; where that is sealed, its other files keep their digests."""
+    """Rewrite one file of a directory; where that is sealed, its other files keep their digests.
+
+    Raises:
+        RunError: The digests cannot be read.
+    """
     path, sealed = directory / DIGESTS_FILE, is_sealed(directory)
+    if wrong := fault(directory, ()):
+        raise RunError(f"{directory}: {wrong}; restore it from a copy, or remove it if no other file has changed")
     digests = json.loads(path.read_text(encoding="utf-8")) if sealed else {}
     digests.pop(name, None)
     if sealed:  # without a digest while it is written, so that a kill at any point leaves no contradiction

@@ -261,7 +261,8 @@ def push_student(student: Path, name: str, private: bool | None = None) -> str:
         commit = api.upload_folder(
             repo_id=name,
             folder_path=student,
-            ignore_patterns=[DIGESTS_FILE],  # they guard the local files; the Hub has its own
+            # Digests guard the local files, the Hub has its own; what a kill has left of a file is none.
+            ignore_patterns=[DIGESTS_FILE, ".*.tmp"],
             commit_message="Student and model card",
         )
     # Before the errors of the network, of which it is one.

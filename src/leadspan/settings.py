@@ -104,9 +104,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def load_json(
-    kind: type[SettingsT], path: Path, remedy: str = "make it anew", error_type: type[LeadspanError] = SettingsError
+    kind: type[SettingsT],
+    path: Path,
+    remedy: str = "make it anew",
+    error_type: type[LeadspanError] = SettingsError,
+    content: bytes | None = None,
 ) -> SettingsT:
-    """Read a settings object from the JSON file it was written to; an error names the `remedy`.
+    """Read a settings object from the JSON file it was written to, or its `content`; an error names the `remedy`.
 
     Raises:
         LeadspanError: The file cannot be read, or is of another kind; of type `error_type`.
@@ -114,7 +118,7 @@ def load_json(
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for without end
         raise error_type(f"{path}: is not a file; {remedy}")
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(path.read_bytes() if content is None else content)
     except FileNotFoundError:
         raise error_type(f"{path}: not found; {remedy}") from None
     except (OSError, ValueError) as error:

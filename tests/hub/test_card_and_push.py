@@ -7,7 +7,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from leadspan.cli import main
-from leadspan.files import DIGESTS_FILE, fault
+from leadspan.errors import RunError
+from leadspan.files import DIGESTS_FILE, fault, locked
 from leadspan.hub import model_card, uncut_beside, write_card
 from leadspan.pipeline.run import run
 from leadspan.results import RunResult, damage, load_run, save_run
@@ -145,15 +146,34 @@ def test_a_card_is_made_anew_with_evaluations_and_a_reference(trained: Path, tmp
 
 
 @pytest.mark.slow
+def test_a_card_that_cannot_be_renewed_loses_no_evaluation(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task, digests, output = tmp_path / "third.jsonl", trained / "run/student" / DIGESTS_FILE, tmp_path / "eval"
+    task.write_text('{"problem": "add 1", "answer": "1"}\n')
+    arguments = ["evaluate", str(trained / "run"), str(task), "--output", str(output)]
+    with locked(trained / "run" / ".lock", RunError):
+        assert main([*arguments, "--set", "sampling.max_new_tokens=4"]) == 0
+    assert "model card: not renewed: " in capsys.readouterr().err and load_run(output).evaluations[0].task == "third"
+    content = digests.read_text()
+    digests.write_text("{")
+    assert main(["card", str(trained / "run")]) == 2
+    assert "student: digests.json is damaged; restore it from a copy" in capsys.readouterr().err
+    digests.write_text(content)
+    assert damage(trained / "run") is None
+
+
+@pytest.mark.slow
 def test_a_push_uploads_the_student_and_its_card(trained: Path) -> None:
     student = trained / "run" / "student"
+    (student / ".README.md.7.tmp").write_text("what a kill has left")
     with small_hub() as hub:
         pushed = push(trained / "run", hub, "--private", HF_TOKEN=TOKEN)
     assert (pushed.returncode, pushed.stdout) == (0, f"pushed: {hub.url}/me/toy/commit/c0ffee\n"), pushed.stderr
     assert hub.private == {"me/toy": True} and hub.summaries == ["Student and model card"]
     uploaded = {name: content for name, content in hub.files["me/toy"].items() if name != ".gitattributes"}
     assert uploaded == {
-        path.name: path.read_bytes() for path in student.iterdir() if path.name not in (DIGESTS_FILE, ".cache")
+        path.name: path.read_bytes() for path in student.iterdir() if path.name[0] != "." and path.name != DIGESTS_FILE
     }
     assert {"README.md", "model.safetensors", "tokenizer.json"} <= uploaded.keys()
 

@@ -1,4 +1,5 @@
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,25 @@ def test_what_is_shown_names_every_condition_once() -> None:
         ("lead 0.5", "0, 1", "", "", "", "", "2"),
         ("base", "", "base", "", "", "", "1"),
     )
+
+
+def test_a_record_is_read_while_its_study_writes_it(tmp_path: Path) -> None:
+    records = [record(trial("full", "done", 1)), record(trial("full", "done", 1), trial("lead", "running"))]
+    has_read = threading.Event()
+    save_study(records[0], tmp_path)
+
+    def write() -> None:
+        while not has_read.is_set():
+            for each in records:
+                save_study(each, tmp_path)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert {len(load_study(tmp_path).trials) for _ in range(300)} == {1, 2}
+    finally:
+        has_read.set()
+        writer.join()
 
 
 def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -93,11 +94,15 @@ def evaluate(options: argparse.Namespace) -> None:
             result = RunResult(name=label, label=label, role="base", seed=settings.sampling.seed, recipe=None, **record)
         save_run(result, options.output)
         if trained is not None and (Path(options.model) / STUDENT_DIR).is_dir() and trained.train is not None:
-            # The card shows every task of the student, with its latest result.
-            names = {evaluation.task for evaluation in results}
-            before = [evaluation for evaluation in trained.evaluations if evaluation.task not in names]
-            path = write_card(trained.model_copy(update={"evaluations": [*before, *results]}), Path(options.model))
-            print_plain(f"model card: {path}", error=True)
+            # What the run itself was evaluated on, with these results in place of those of the same tasks.
+            tasks = {evaluation.task: evaluation for evaluation in (*trained.evaluations, *results)}
+            try:
+                with claimed(Path(options.model)):  # another evaluation of the run may be at its end, too
+                    shown = trained.model_copy(update={"evaluations": list(tasks.values())})
+                    print_plain(f"model card: {write_card(shown, Path(options.model))}", error=True)
+            except (LeadspanError, OSError) as error:  # the results are there, whoever may write into the run
+                again = shlex.join(["leadspan", "card", options.model, "--evaluated", str(options.output)])
+                print_plain(f"model card: not renewed: {error}; then: {again}", error=True)
         parts = [run_summary(result), f"samples: {options.output / 'samples'}"]
         show(parts, result.model_dump(mode="json"), options.json, long_lines=True)
 

@@ -124,7 +124,7 @@ def export_data(recipe: Recipe, directory: Path) -> Written:
             shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         for name in names:
             (staged / name).rename(directory / name)
-        shutil.rmtree(staged)
+        shutil.rmtree(staged, ignore_errors=True)  # NFS keeps a file that is mapped into memory
     return Written(
         files=tuple(directory / name for name in names),
         num_train=len(splits["train"]),

@@ -132,9 +132,10 @@ def load_study(directory: Path) -> StudyRecord:
         RunError: There is none, it is not a study record, or its digest shows that it was changed.
     """
     path, remedy = directory / STUDY_FILE, "give the directory of a `leadspan study`, or run the study again"
-    record = load_json(StudyRecord, path, remedy, RunError)
+    content = path.read_bytes() if path.is_file() else None  # once: a study that runs writes it again and again
+    record = load_json(StudyRecord, path, remedy, RunError, content)
     # The digest is taken out as text, as it was put in.
-    written = path.read_bytes().replace(record.digest.encode(), b"")
+    written = (content or b"").replace(record.digest.encode(), b"")
     if record.digest and hashlib.sha256(written).hexdigest() != record.digest:
         raise RunError(f"{path}: it was changed after it was written (its digest differs); {remedy}")
     return record.model_copy(update={"digest": ""})

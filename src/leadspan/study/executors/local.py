@@ -5,6 +5,7 @@ from a server that has torch and Transformers loaded and nothing else, so that s
 with the process that started them, however that ends.
 """
 
+import contextlib
 import ctypes
 import gc
 import itertools
@@ -94,7 +95,8 @@ def _end(processes: Sequence[BaseProcess]) -> None:
     try:
         for process in processes:
             if process.is_alive() and process.pid is not None:
-                os.kill(process.pid, signal.SIGUSR1)
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.kill(process.pid, signal.SIGUSR1)
         for process in processes:
             process.join()
     finally:
