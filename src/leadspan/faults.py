@@ -159,11 +159,12 @@ def _described(fault: ErrorDetails, keys: _Keys, models: list[type[BaseModel]], 
     if fault["type"] in _MAPPING_FAULTS:
         return f"{key} = {_repr.repr(value)}: ", f"settings are a mapping; write {_as_mapping(models, value)}"
     text = fault["msg"].removeprefix("Value error, ")
-    if fault["type"].startswith("less_than") and isinstance(value, int | float) and 1 < value <= 100:
+    if fault["type"].startswith("less_than") and isinstance(value, int | float) and 2 <= value <= 100:
         is_share = 1 in (fault.get("ctx", {}).get("le"), fault.get("ctx", {}).get("lt"))
         text += f"; write {value / 100:g} for {value:g} %" if is_share else ""
     if fault["type"] == "list_type":
-        text += f"; write [{_as_mapping(models, value) if models else value}]"
+        is_none = str(value).lower() == "none"
+        text += "; write []" if is_none else f"; write [{_as_mapping(models, value) if models else value}]"
     if fault["type"] == "literal_error":
         choices = re.findall(r"'(.*?)'", fault["msg"])
         here = OTHER_VALUES.get(str(value).lower())
@@ -175,7 +176,9 @@ def _described(fault: ErrorDetails, keys: _Keys, models: list[type[BaseModel]], 
 def _near_tag(fault: ErrorDetails, models: list[type[BaseModel]]) -> str | None:
     """The kind that an unknown one may have been meant for."""
     tags = [str(tag) for tag in map(_tag_of, models) if tag is not None and fault["type"] == "union_tag_invalid"]
-    return next(iter(difflib.get_close_matches(str(fault.get("ctx", {}).get("tag", "")), tags, n=1, cutoff=0.5)), None)
+    unknown = str(fault.get("ctx", {}).get("tag", ""))
+    here = OTHER_VALUES.get(unknown.lower())
+    return here if here in tags else next(iter(difflib.get_close_matches(unknown, tags, n=1, cutoff=0.5)), None)
 
 
 def _as_mapping(models: list[type[BaseModel]], value: Any) -> str:

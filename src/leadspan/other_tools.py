@@ -111,6 +111,11 @@ _OTHER_VALUES_OF = {
     "cosine": "cosine_with_restarts cosine_with_min_lr",
     "constant": "constant_with_warmup",
     "flash_attention_2": "flash_attn flash_attn_2 fa2",
+    "lead": "left prefix",
+    "tail": "right suffix",
+    "forward_kl": "kl kld fkl kl_divergence",
+    "reverse_kl": "rkl",
+    "jensen_shannon": "js jsd gjs gkd",
 }
 OTHER_VALUES = {value: here for here, values in _OTHER_VALUES_OF.items() for value in values.split()}
 """Value of a choice in another program, in lower case, to its equivalent here."""

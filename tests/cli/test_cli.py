@@ -141,9 +141,10 @@ def test_a_study_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (["--learning_rate", "1e-5"], "settings have no dashes: training.learning_rate=1e-5"),
         (["--training.steps=3"], "settings have no dashes: training.steps=3"),
         (["--num-train-epochs=3"], "settings have no dashes: training.epochs=3"),
+        (["--dryrun"], "did you mean --dry-run?"),
     ],
 )
-def test_a_setting_written_as_an_option_is_told_how_it_is_written(
+def test_an_option_that_there_is_not_is_told_what_is_meant(
     capsys: pytest.CaptureFixture[str], words: list[str], hint: str
 ) -> None:
     with pytest.raises(SystemExit, match="2"):

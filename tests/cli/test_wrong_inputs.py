@@ -68,6 +68,12 @@ CASES = {
         ["distill", "{recipe}", "evaluation.tasks=gsm8k"],
         "evaluation.tasks = 'gsm8k': Input should be a valid list; write [{{benchmark: gsm8k}}]",
     ),
+    "no trackers": (["distill", "{recipe}", "training.report_to=none"], "should be a valid list; write []"),
+    "a cut of the paper's code": (["plan", "{recipe}", "--cut", "{{kind: left}}"], "did you mean 'lead'? one of"),
+    "a divergence of MiniLLM": (["distill", "{recipe}", "loss.divergence.kind=rkl"], "did you mean 'reverse_kl'?"),
+    "more than a share": (["distill", "{recipe}", "loss.kl_weight=1.5"], "than or equal to 1\n"),
+    "a page of no format": (["report", "{empty}", "--output", "page.pdf"], "no report ends in .pdf; write .html, .md"),
+    "a run that is not there": (["report", "{folder}/none"], "{folder}/none: no such directory; give a run directory"),
     "bare tasks": (["distill", "{recipe}", "evaluation.tasks=[gsm8k]"], "tasks.0 = 'gsm8k': settings are a mapping"),
     "a bare teacher": (["distill", "{recipe}", "teacher=none"], "write {{kind: pretrained, ...}}"),
     "a bare seed": (["study", "{study}", "seeds=3"], "seeds = 3: Input should be a valid list; write [3]"),
@@ -151,6 +157,25 @@ def test_standard_output_is_for_figures_alone_whatever_transformers_prints() -> 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == ""
     assert done.stderr.splitlines() == ["loading libraries", "[INFO] Running in WANDB offline mode"]
+
+
+@pytest.mark.slow
+def test_a_student_that_is_not_there_costs_a_dry_run_no_second_question_and_one_line(tmp_path: Path) -> None:
+    path = write_recipe(toy_recipe(tmp_path), tmp_path / "r.yaml")
+    code = (
+        "import logging, sys\n"
+        "from leadspan.cli import main\n"
+        "code = main(['distill', sys.argv[1], '--dry-run', 'student={kind: pretrained, path: lab/none}'])\n"
+        "logging.getLogger('huggingface_hub.utils._http').warning('a line of the Hub')\n"
+        "sys.exit(code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "# Disk: not known without the student")
+    assert [line for line in done.stderr.splitlines() if "lab/none" in line or "the Hub" in line] == [
+        "warning: not checked: student.path = 'lab/none': no such local path, and not in the Hub's cache, with "
+        "HF_HUB_OFFLINE set; give a local path, or make the Hub reachable",
+        "a line of the Hub",
+    ]
 
 
 def test_a_model_may_be_a_directory_of_one_packed_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

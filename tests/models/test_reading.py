@@ -158,7 +158,7 @@ DAMAGED = {
     "pickle of text": (pickled(b"no pickle at all"), "model .*: "),
     "tokenizer missing": (
         remove("tokenizer.json", "tokenizer_config.json"),
-        "tokenizer .*: ",
+        "tokenizer .*: holds no tokenizer .no tokenizer.json.; name one that does",
     ),
     "tokenizer empty": (write("tokenizer.json", ""), "tokenizer .*: "),
     "tokenizer truncated": (truncate("tokenizer.json", 0.6), "tokenizer .*: "),

@@ -142,10 +142,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         takes_overrides |= all(re.match(r"[\w.]+=", word) for word in rest)
     if rest and (not takes_overrides or any(word.startswith("-") for word in rest)):
         hint = ""
-        if "overrides" in options:  # a setting that was given as an option, as in other programs
+        name, _, value = next((word for word in rest if word.startswith("--")), "")[2:].partition("=")
+        words = [word for names, _ in COMMANDS[options.command].arguments for word in names]
+        if near := difflib.get_close_matches(f"--{name}", words, n=1, cutoff=0.75):
+            hint = f"; did you mean {near[0]}?"
+        elif "overrides" in options:  # a setting that was given as an option, as in other programs
             from leadspan.other_tools import OTHER_NAMES
 
-            name, _, value = next((word for word in rest if word.startswith("--")), "")[2:].partition("=")
             key = OTHER_NAMES.get(name.replace("-", "_").lower()) or (name if "." in name else "")
             is_setting = key and " " not in key
             example = f"{key.partition(',')[0]}={value or '...'}" if is_setting else "training.learning_rate=1e-5"
@@ -189,6 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(LogFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    for library in ("huggingface_hub", "datasets"):  # which print their log lines themselves
+        logging.getLogger(library).propagate = False
     logging.getLogger("leadspan").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     written = list(sys.argv[1:] if arguments is None else arguments)
     if any("\0" in word for word in written):  # no shell passes one on, Python does

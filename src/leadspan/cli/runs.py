@@ -22,7 +22,7 @@ from leadspan.cli.options import (
     status_line,
 )
 from leadspan.errors import ModelError, RunError, SettingsError
-from leadspan.sources import check_figures, check_output
+from leadspan.sources import check_figures, check_output, source_faults
 from leadspan.text import print_plain
 
 if TYPE_CHECKING:
@@ -65,8 +65,10 @@ def distill(options: argparse.Namespace) -> None:
         check_renderings([recipe])
         print_plain(dump_yaml(recipe).rstrip("\n"))
         try:
-            disk = disk_of_run(disk_bytes(student_shape(recipe)))
-        except ModelError as error:  # such as a config behind a network that is not there
+            # A student that is not there has been reported by its path.
+            is_there = not source_faults(s for s in recipe.sources() if s.key == "student.path")
+            disk = disk_of_run(disk_bytes(student_shape(recipe))) if is_there else "Disk: not known without the student"
+        except ModelError as error:
             disk = f"Disk: not known: {error}"
         print_plain("".join(f"# {line}\n" for line in disk.splitlines()).rstrip("\n"))  # what is printed stays a recipe
         return
@@ -266,7 +268,7 @@ def _sizes(
         "--format",
         choices=list(DEFAULT_OUTPUTS),
         help="html: the page; md: its tables; json: everything the page shows; png: its figures (extra `figures`); "
-        "that of the suffix of --output, or else html",
+        "by default what the suffix of --output says, or html",
     ),
     argument(
         "--output",
@@ -304,7 +306,11 @@ def report(options: argparse.Namespace) -> None:
         raise SettingsError(f"--target {options.target}: must be a share above 0 and at most 1, such as 0.9")
     is_printed = str(options.output) == STANDARD_OUTPUT
     suffix = Path(options.output or "").suffix.lower().removeprefix(".")
-    form: Any = options.format or (suffix if suffix in DEFAULT_OUTPUTS else "html")
+    form: Any = options.format or {"": "html", "htm": "html"}.get(suffix, suffix)
+    if form not in DEFAULT_OUTPUTS:
+        raise SettingsError(
+            f"--output {options.output}: no report ends in .{suffix}; write .html, .md, .json or .png, or add --format"
+        )
     if is_printed and form == "png":
         raise SettingsError("--output -: figures are files; give a directory, or another --format")
     if options.samples < 0:

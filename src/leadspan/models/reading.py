@@ -28,6 +28,7 @@ _SETTINGS_FILES = ("config.json", "generation_config.json", "tokenizer_config.js
 _SETTINGS_FILES += ("added_tokens.json", "adapter_config.json")
 _SETTINGS_FILES += ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _OTHER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja")
+_TOKENIZER_PATTERNS = ("*token*", "vocab*", "*.model", "tekken.json")
 _NO_CODE = "leadspan never runs code from a model"
 _NEVER = f"{_NO_CODE}; give one whose architecture Transformers has"
 _MAX_SETTINGS_BYTES = 32 << 20  # the index of a model of 500,000 tensors
@@ -106,6 +107,10 @@ def check_directory(path: str, role: str, gguf_file: str | None = None) -> None:
     if (ggufs := sorted(directory.glob("*.gguf"))) and not any(directory.glob("*.json")):
         remedy = f"set gguf_file: {ggufs[0].name}" if role == "model" else f"give {ggufs[0]}"
         raise ModelError(f"{what}: it holds GGUF files alone; {remedy}")
+    if role == "tokenizer" and not any(next(directory.glob(pattern), None) for pattern in _TOKENIZER_PATTERNS):
+        raise ModelError(
+            f"{what}: holds no tokenizer (no tokenizer.json); name one that does, in a recipe as `tokenizer`"
+        )
     with reading(what):
         for name in _OTHER_FILES:
             _size_of(directory / name, what, _MAX_TOKENIZER_BYTES)

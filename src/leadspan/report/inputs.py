@@ -134,6 +134,8 @@ def read_inputs(paths: Sequence[Path | str], audits: Sequence[Path] = ()) -> Rep
         path = [*missing, *stored][0]
         for study in stored[path].studies:
             raise RunError(f"{path}: none of the {len(study.trials)} trials of the study is complete; run the study")
+        if missing:
+            raise RunError(f"{path}: no such directory; give a run directory or its parent")
         raise RunError(f"{path}: no {RUN_FILE} in it or one level below; give a run directory or its parent")
     loaded = {path.resolve(): load_audit(path) for path in audits}
     directories = tuple(directory for directory, _ in runs.values())

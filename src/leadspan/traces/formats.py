@@ -151,7 +151,7 @@ def detect(source: TraceSource, records: Sequence[Record]) -> list[Layout]:
         names = [name.encode("utf-8", "backslashreplace").decode()[:60] for name in rows[0]]
         columns = ", ".join(names[:_SHOWN_COLUMNS]) + (", ..." if len(names) > _SHOWN_COLUMNS else "") or "(none)"
         form_name = f"the format {source.format!r}" if source.format else "any known format"
-        lines = [f"{records[0].place}: the columns {columns} are not those of {form_name}; needed are ('|' means or)"]
+        lines = [f"{records[0].place}: the columns {columns} are not those of {form_name}. Needed are ('|' means or):"]
         lines += [f"  {form.name}: {', '.join(form.needs.values())}{form.note}" for form in formats]
         lines += [f"  columns: {role} is to be {name!r}" for role, name in source.columns.items() if name not in there]
         if objects := [name for name, value in zip(names, rows[0].values(), strict=True) if isinstance(value, dict)]:
