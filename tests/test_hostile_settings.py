@@ -179,7 +179,7 @@ def test_hostile_overrides(name: str, tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("place", ["missing.yaml", "", "recipe.yaml/x", "a" * 300, "/dev/zero", "/dev/null"])
 def test_no_recipe_there(place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "recipe.yaml").write_text(VALID)
-    assert "give the path of a recipe file" in _one_error(["distill", str(tmp_path / place), "--dry-run"], capsys)
+    assert "give the path of a YAML file" in _one_error(["distill", str(tmp_path / place), "--dry-run"], capsys)
 
 
 @pytest.mark.slow

@@ -133,7 +133,7 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
     Raises:
         SettingsError: It cannot be read, or does not hold a mapping of plain values.
     """
-    remedy = "give the path of a recipe file"
+    remedy = "give the path of a YAML file of settings"
     if path.suffix.lower() in _OF_DATA and path.is_file():
         raise SettingsError(f"{path}: holds data, not a recipe; `leadspan init {path}` writes a recipe for traces")
     try:

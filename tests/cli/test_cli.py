@@ -183,7 +183,8 @@ def test_words_that_are_no_settings_are_no_tasks_either(tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize(
-    ("word", "meant"), [("train", "distill"), ("trein", "distill"), ("Evaluat", "evaluate"), ("generate", "sample")]
+    ("word", "meant"),
+    [("train", "distill"), ("trein", "distill"), ("Evaluat", "evaluate"), ("generate", "sample"), ("help", "--help")],
 )
 def test_commands_of_other_programs_are_told_what_they_are_here(
     word: str, meant: str, capsys: pytest.CaptureFixture[str]

@@ -90,6 +90,13 @@ CASES = {
     ),
     "a recipe for a world": (["world", "{recipe}"], "is a recipe, not a world; run it with `leadspan distill "),
     "a world for a recipe": (["distill", "{world}"], "is a world, not a recipe; run it with `leadspan world "),
+    "a capture into a file": (["capture", "{recipe}", "capture.path={file}"], "capture.path = '{file}': is a file"),
+    "a capture into other files": (["capture", "{recipe}", "capture.path={folder}"], "{folder}: it is not empty and"),
+    "a capture into nothing": (["capture", "{recipe}"], "capture.path: missing; give the directory"),
+    "a directory for a store": (
+        ["distill", "{recipe}", "targets={{kind: store, path: {empty}}}"],
+        "targets: {empty}/manifest.json: not found; give the directory of a store",
+    ),
     "a store without an output": (["store", "merge", "{empty}"], "leadspan store: merge: --output goes with merge"),
     "a card of no run": (["card", "{empty}"], "run.json: not found"),
 }

@@ -60,6 +60,8 @@ _ELSEWHERE = {
     **dict.fromkeys(("compare", "plot"), "report"),
     **dict.fromkeys(("upload", "publish"), "push"),
     "check": "doctor",
+    "help": "--help",
+    "version": "--version",
 }
 """Names of similar commands in other programs."""
 

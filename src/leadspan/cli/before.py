@@ -21,7 +21,7 @@ from leadspan.cli.options import (
     status_line,
 )
 from leadspan.errors import RunError, SettingsError
-from leadspan.sources import Source, check_sources
+from leadspan.sources import Source, check_output, check_sources
 from leadspan.text import print_plain
 
 if TYPE_CHECKING:
@@ -211,6 +211,10 @@ def capture(options: argparse.Namespace) -> None:
         raise SettingsError(f"--sample {options.sample}: give at least 2 positions")
     recipe = read_recipe(options, ["data", "student", "teacher"] if options.dry_run else ["data", "teacher"])
     check_capture(recipe)
+    if not options.dry_run:
+        from leadspan.teacher.manifest import checked_for_capture
+
+        check_output("capture.path", checked_for_capture(recipe.capture.path or recipe.store_path))
     load_libraries("leadspan.pipeline.run")
     from leadspan.pipeline.run import prepare_capture
     from leadspan.ranks import process_state

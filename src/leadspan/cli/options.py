@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leadspan.errors import DataError, SettingsError
+from leadspan.errors import CacheError, DataError, SettingsError, TargetsError
 from leadspan.files import write_atomically
 from leadspan.processes import interrupt_kept
 from leadspan.sources import Source, check_sources, output_fault, source_faults
@@ -132,6 +132,13 @@ def read_recipe(
                     check_layout(source)  # looks at some of its records
                 except DataError as error:
                     yield f"{key}: {error}"
+        if "targets" in checked and not absent and not is_faulty("targets") and recipe.store_path is not None:
+            from leadspan.teacher.manifest import read_joined
+
+            try:
+                read_joined(recipe.store_path)
+            except (CacheError, TargetsError) as error:
+                yield f"targets: {error}"
         if required is None and not is_faulty("training.report_to"):
             yield from tracker_faults(recipe.training)
         if required is None and not is_faulty("output") and (fault := output_fault("output", recipe.output)):

@@ -68,7 +68,7 @@ class Claim(Settings):
     def conflicts(self) -> Iterator[Rule]:
         """The expected retention is above the claim, and the policy's accuracy below 1."""
         if self.retention <= self.claim:
-            share = f" (a share: {self.claim / 100:g} is {self.claim:g} %)" if 1 < self.claim <= 100 else ""
+            share = f" (a share: {self.claim / 100:g} is {self.claim:g} %)" if 2 <= self.claim <= 100 else ""
             text = (
                 f"the expected retention {self.retention:g} is not above the claim {self.claim:g}{share}: no number of "
                 "problems shows that; expect more or claim less"

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from leadspan.costs.flops import forward_attention, forward_body, forward_head
 from leadspan.data.sections import Renderer
-from leadspan.errors import CacheError, ModelError, SettingsError
+from leadspan.errors import CacheError, ModelError
 from leadspan.files import file_hash, free_bytes, write_atomically
 from leadspan.models.heads import head_shape, head_weight, transform_of
 from leadspan.models.loading import load_config, load_model, name_of, weights_id
@@ -28,7 +28,14 @@ from leadspan.status import report_status
 from leadspan.teacher.capture_plan import COMMON_CODECS, CapturePlan, Estimate, Sequences, estimate
 from leadspan.teacher.engine import ServedEngine, TransformersEngine, VllmEngine, hidden_dtype
 from leadspan.teacher.fill import Engine, Ranks, claimed, fill_store, set_aside_damaged
-from leadspan.teacher.manifest import HEAD_FILE, MANIFEST_FILE, SHARDS_DIR, HeadEntry, Manifest
+from leadspan.teacher.manifest import (
+    HEAD_FILE,
+    MANIFEST_FILE,
+    SHARDS_DIR,
+    HeadEntry,
+    Manifest,
+    checked_for_capture,
+)
 from leadspan.teacher.settings import AnyTeacher, CaptureSettings, Codec, Hidden, Served, TopK
 from leadspan.teacher.shards import finished_shards
 from leadspan.teacher.targets import freeze
@@ -78,11 +85,7 @@ def run_capture(job: CaptureJob) -> Manifest:
         TargetsError: Another process captures into it, or it holds another capture.
         CacheError: It cannot be written, or the disk has less free space than it will take.
     """
-    started, directory, ranks = time.perf_counter(), job.directory, job.ranks
-    if directory is None:
-        raise SettingsError(
-            "capture.path: missing; give the directory of the store there, or in targets: {kind: store, path: ...}"
-        )
+    started, directory, ranks = time.perf_counter(), checked_for_capture(job.directory), job.ranks
     report_status("loading the teacher")
     teacher = load_teacher(job) if job.settings.engine == "transformers" else None
     manifest, head = _describe(job, teacher)

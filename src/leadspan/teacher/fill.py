@@ -5,7 +5,6 @@ it is whole. Finished shards are never computed again. One process at a time cla
 """
 
 import hashlib
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +22,12 @@ from leadspan.teacher.codecs import Arrays
 from leadspan.teacher.manifest import (
     DRAWN_FILE,
     HEAD_FILE,
+    LOCK_FILE,
     MANIFEST_FILE,
     SHARDS_DIR,
     Manifest,
     check_same,
+    checked_for_capture,
     read_joined,
     read_manifest,
     write_manifest,
@@ -34,9 +35,7 @@ from leadspan.teacher.manifest import (
 from leadspan.teacher.shards import ShardReader, ShardWriter, finished_shards, has_hash_of_name
 from leadspan.teacher.store import TargetStore
 
-_LOCK_FILE, _DAMAGED_DIR = "capture.lock", "damaged"
-# A file that was written, and whose process was killed before it gave it its name.
-_UNNAMED = re.compile(rf"\.({re.escape(MANIFEST_FILE)}|{re.escape(DRAWN_FILE)})\.\d+\.tmp")
+_DAMAGED_DIR = "damaged"
 Engine = Callable[[Sequence[Example]], list[Arrays]]
 """Runs the teacher over a pack: the stored columns of every sequence, besides `input_ids` and `section`."""
 
@@ -49,12 +48,8 @@ def store_locked(directory: Path) -> Iterator[None]:
         TargetsError: Another process captures into it, or it holds other files.
     """
     refusal = "{}: another process (id {}) captures into it; wait, or give another capture.path"
-    with locked(directory / _LOCK_FILE, lambda holder: TargetsError(refusal.format(directory, holder))):
-        # The lock is there already, and rollouts may have been drawn before the capture.
-        if not (directory / MANIFEST_FILE).exists() and not all(
-            path.name in (_LOCK_FILE, DRAWN_FILE) or _UNNAMED.fullmatch(path.name) for path in directory.iterdir()
-        ):
-            raise TargetsError(f"{directory}: it is not empty and not a store; give another directory")
+    with locked(directory / LOCK_FILE, lambda holder: TargetsError(refusal.format(directory, holder))):
+        checked_for_capture(directory)
         yield
 
 

@@ -2,12 +2,13 @@
 
 import errno
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from leadspan.errors import CacheError, TargetsError
+from leadspan.errors import CacheError, SettingsError, TargetsError
 from leadspan.files import checksum, write_atomically
 from leadspan.settings import Settings
 from leadspan.teacher.settings import Codec, Engine, Hidden, KeptTargets
@@ -16,6 +17,9 @@ from leadspan.text import shortened
 MANIFEST_FILE, SHARDS_DIR, HEAD_FILE = "manifest.json", "shards", "head.safetensors"
 DRAWN_FILE = "rollouts.jsonl"
 """Whole rollouts of the student, in a store of the teacher's targets on them."""
+LOCK_FILE = "capture.lock"
+# A file that was written, and whose process was killed before it gave it its name.
+_UNNAMED = re.compile(rf"\.({re.escape(MANIFEST_FILE)}|{re.escape(DRAWN_FILE)})\.\d+\.tmp")
 # A format is read by the version that wrote it, or refused: a store is cheap to make again, wrong targets are not.
 _FORMAT: Literal[2] = 2
 # Not part of what a store is: fields that change while a capture goes on, or between equal captures, and the name of
@@ -105,6 +109,25 @@ class Manifest(Settings):
     def identity(self) -> dict[str, Any]:
         """The fields that identify a store, without its progress and the location of its teacher."""
         return self.model_dump(mode="json", exclude=_NOT_COMPARED)
+
+
+def checked_for_capture(directory: Path | None) -> Path:
+    """The directory that a capture fills: a store, or one that is empty but for what comes before a manifest.
+
+    Raises:
+        SettingsError: None is named.
+        TargetsError: It holds something else.
+    """
+    if directory is None:
+        raise SettingsError(
+            "capture.path: missing; give the directory of the store there, or in targets: {kind: store, path: ...}"
+        )
+    # The lock may be there already, and rollouts may have been drawn before the capture.
+    if directory.is_dir() and not (directory / MANIFEST_FILE).exists():
+        names = {path.name for path in directory.iterdir()} - {LOCK_FILE, DRAWN_FILE}
+        if not all(map(_UNNAMED.fullmatch, names)):
+            raise TargetsError(f"{directory}: it is not empty and not a store; give another directory")
+    return directory
 
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:
