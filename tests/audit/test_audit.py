@@ -134,7 +134,7 @@ def test_steps_and_reference_answers_that_are_none_are_counted(tmp_path: Path) -
     assert found.num_without_steps == 1 and found.steps is not None
     assert (found.steps.mean, found.steps.p50) == (9 / 5, 2)
     said = {row[0]: row[1] for row in blocks(found)[0].rows}
-    assert said["steps of a chain of thought"].endswith("only one in 1 (20.0 %)")
+    assert said["steps of a chain of thought"].endswith("a single step in 1 (20.0 %)")
     assert "an object 1 (20.0 %)" in said["no reference answer in its column"]
 
 

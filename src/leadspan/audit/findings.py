@@ -247,7 +247,7 @@ def blocks(result: AuditResult) -> list[Block]:
             (("traces left without a derivation", *left_out),) if left_out else (),
         ),
         Block(
-            "Does the chain of thought say what prompt and answer say?",
+            "What the chain of thought repeats",
             (),
             tuple((name, percent(share, 1)) for name, share in said.items() if share is not None),
         ),
@@ -283,7 +283,7 @@ def _records(result: AuditResult) -> Iterator[tuple[str, ...]]:
         yield "no reference answer in its column", ", ".join(faults)
     if result.steps is not None:
         alone = _of(result.num_without_steps, result.num_traces)
-        yield "steps of a chain of thought", f"{_quantiles(result.steps, ',.0f')}; only one in {alone}"
+        yield "steps of a chain of thought", f"{_quantiles(result.steps, ',.0f')}; a single step in {alone}"
     if result.stops_training:
         yield "a run would stop", result.stops_training
 
