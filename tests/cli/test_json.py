@@ -39,4 +39,4 @@ def test_a_run_as_json_is_its_result(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["distill", str(path), "--json", "-"]) == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out)["train"]["num_steps"] == 1
-    assert "training.keep_checkpoints=false leaves none behind" in shown.err
+    assert "training.keep_checkpoints=false keeps none" in shown.err

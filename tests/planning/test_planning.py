@@ -273,7 +273,7 @@ def test_what_a_calibration_adds_is_part_of_what_must_fit(folder: Path) -> None:
     plan = plan_recipe(tight, data, POLICIES, calibration)
     assert plan.rows[1].prediction.memory.total == tensors.prediction.memory.total + four // 3
     assert tensors.fitting == 4 and plan.rows[1].fitting in (1, 2, 3)
-    assert "full does not fit own device" in text_of(plan) and "examples_per_batch: 4 fits" not in text_of(plan)
+    assert "full does not fit custom device" in text_of(plan) and "examples_per_batch: 4 fits" not in text_of(plan)
 
 
 @pytest.mark.slow
@@ -342,7 +342,7 @@ def test_own_figures_plan_in_the_precision_of_a_preset_unless_they_say_otherwise
     preset, same, other = (planned(folder, {"device": d}) for d in ("l4", own, own | {"bfloat16": False}))
     assert [row.prediction for row in preset.rows] == [row.prediction for row in same.rows]
     assert other.rows[0].prediction.memory != same.rows[0].prediction.memory
-    assert "toy on 1 x own device, bfloat16" in text_of(same) and "toy on 1 x own device, float32" in text_of(other)
+    assert "toy on 1 x custom device, bfloat16" in text_of(same) and "toy on 1 x own device, float32" in text_of(other)
     forced = planned(folder, {"device": own}, precision="float32")
     assert forced.precision == "float32"
 

@@ -85,8 +85,7 @@ def distill(options: argparse.Namespace) -> None:
         directory, checkpoints = f"run directory: {recipe.output}", recipe.output / CHECKPOINTS_DIR
         if num_bytes := sum(path.stat().st_size for path in checkpoints.rglob("*") if path.is_file()):
             size = quantity("peak_memory_bytes", num_bytes)
-            directory += f", of which {checkpoints} takes {size}; training.keep_checkpoints=false leaves none behind "
-            directory += "a finished run"
+            directory += f", of which {checkpoints} takes {size}; training.keep_checkpoints=false keeps none"
         show([run_summary(result), directory], result.model_dump(mode="json"), options.json, long_lines=True)
 
 

@@ -209,7 +209,7 @@ def _ask(options: argparse.Namespace) -> None:
 @command(
     *recipe_file(),
     argument("--records", type=int, default=2, help="training records to show (2)"),
-    argument("--chars", type=int, default=400, help="characters shown of a long run (400); 0 shows all"),
+    argument("--chars", type=int, default=400, help="characters shown of a long passage (400); 0 shows all"),
     argument("--loss", action="store_true", help="show the loss of every token of the uncut records"),
     local_or_hub("--model", metavar="RUN", help="run or model that computes the loss (the recipe's student)"),
     JSON,

@@ -254,7 +254,7 @@ def _line() -> str | None:
         "--full",
         type=Path,
         metavar="RUN",
-        help="run of the same recipe without a cut, to compare with (one in the same directory)",
+        help="run of the same recipe without a cut, to compare with (one in a neighbouring directory)",
     ),
 )
 def card(options: argparse.Namespace) -> None:

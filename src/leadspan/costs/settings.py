@@ -24,7 +24,7 @@ from leadspan.settings import Settings
 class Device(Settings):
     """A device with its figures."""
 
-    name: str = "own device"
+    name: str = "custom device"
     """Name of the device in tables."""
     peak_tflops: float = Field(gt=0)
     """Peak throughput in the precision of the run, 10^12 operations a second."""

@@ -98,7 +98,7 @@ class DataSettings(Settings):
     num_validation: int | None = Field(default=None, ge=1)
     """Use this many validation traces, drawn by the seed."""
     max_refused_share: float = Field(default=0.05, ge=0, le=1)
-    """More unusable records than this share of a source is an error."""
+    """More unusable records than this share of a source are an error."""
     num_workers: int = Field(default=1, ge=1)
     """Processes that render and tokenise; one process still uses every core through the tokenizer's own threads."""
     cache_dir: Path | None = None

@@ -181,7 +181,7 @@ class TaskSettings(Settings):
     absent."""
     answer: str | None = None
     """Column of the reference answer; found by its usual names when absent, else the last `\\boxed{}` of `solution`.
-    Behind `####` where that occurs."""
+    After `####` where that occurs."""
     choices: Choices | None = None
     """The choices, for `grader: choice`."""
     instruction: str = ""
@@ -193,7 +193,7 @@ class TaskSettings(Settings):
     samples_per_problem: int = Field(default=1, ge=1, le=100_000)
     """Samples for each problem, unless `sampling.samples_per_problem` says otherwise."""
     limit: int | None = Field(default=None, ge=1)
-    """Use the first so many problems; of those that are made 100 when absent."""
+    """Use only this many problems, the first; 100 when absent, where problems are generated."""
 
     @model_validator(mode="before")
     @classmethod

@@ -71,7 +71,7 @@ class World(Settings):
     ascending: ClassVar[tuple[str, ...]]
     """Settings none of which is above the next."""
     num_checks: int = Field(default=1, ge=0)
-    """How often the chain of thought repeats its derivation; more of it moves the first answer forward in the trace."""
+    """How often the chain of thought repeats its derivation; repeats make the first answer come earlier in it."""
 
     def problems(self, number: int, seed: int, split: Split) -> list[Problem]:
         """Distinct problems of one split; every problem belongs to one split for good, by the hash of its prompt.
@@ -136,7 +136,7 @@ class DeriveAndVerify(World):
     modulus: int = Field(default=5, ge=2, le=10)
     """Values are digits below this."""
     num_names: int = Field(default=8, ge=2, le=26)
-    """Variables are drawn in order from so many letters."""
+    """Variables are drawn in order from this many letters."""
 
     def draw(self, rng: random.Random) -> Problem:
         """A list of assignments, each from the variable before."""
@@ -193,7 +193,7 @@ class Multiplication(World):
     base: int = Field(default=5, ge=2, le=10)
     """Base of all numbers."""
     num_checks: int = Field(default=0, ge=0)
-    """How often the chain of thought repeats its derivation; more of it moves the first answer forward in the trace."""
+    """How often the chain of thought repeats its derivation; repeats make the first answer come earlier in it."""
     answer_in_cot: bool = True
     """Whether the chain of thought ends with the product; otherwise only the answer states it."""
 
