@@ -354,7 +354,7 @@ def test_unknown_columns_are_answered_with_what_each_format_needs() -> None:
     [
         pytest.param({}, {}, r"the columns \(none\) are not", id="no columns"),
         pytest.param(COLUMNS, {"format": "s1k"}, "format 's1k'.*deepseek_attempt", id="named format"),
-        pytest.param(COLUMNS, {"columns": {"gold": "ref"}}, "gold is to be 'ref'", id="mapped column not there"),
+        pytest.param(COLUMNS, {"columns": {"gold": "ref"}}, "gold is set to 'ref'", id="mapped column not there"),
         pytest.param(
             COLUMNS,
             {"format": "gsm8k", "columns": {"cot": "cot"}},

@@ -119,7 +119,7 @@ def test_the_teacher_of_a_trace(write: Callable[..., str], value: object, teache
     path = write(good(1) | {"by": value})
     (read,) = read_traces(TraceSource(path=path, columns={"teacher": "by"}))
     assert (read.teacher if isinstance(read, Trace) else read) == teacher
-    with pytest.raises(DataError, match="columns: teacher is to be 'from'"):
+    with pytest.raises(DataError, match="columns: teacher is set to 'from'"):
         list(read_traces(TraceSource(path=path, columns={"teacher": "from"})))
 
 

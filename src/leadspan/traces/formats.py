@@ -153,7 +153,11 @@ def detect(source: TraceSource, records: Sequence[Record]) -> list[Layout]:
         form_name = f"the format {source.format!r}" if source.format else "any known format"
         lines = [f"{records[0].place}: the columns {columns} are not those of {form_name}. Needed are ('|' means or):"]
         lines += [f"  {form.name}: {', '.join(form.needs.values())}{form.note}" for form in formats]
-        lines += [f"  columns: {role} is to be {name!r}" for role, name in source.columns.items() if name not in there]
+        lines += [
+            f"  columns: {role} is set to {name!r}, and there is no such column"
+            for role, name in source.columns.items()
+            if name not in there
+        ]
         if objects := [name for name, value in zip(names, rows[0].values(), strict=True) if isinstance(value, dict)]:
             lines.append(f"  objects are not looked into: {', '.join(objects)}; write their texts or turns as columns")
         remedy = "Name the layout with `format`, or map it with `columns: {prompt: ..., cot: ..., answer: ...}`"
