@@ -48,6 +48,24 @@ def test_a_recipe_is_written_for_what_traces_and_models_hold(words: list[str], t
     assert json.loads((tmp_path / "new" / schema).read_text())["properties"].keys() == Recipe.model_fields.keys()
 
 
+def test_columns_of_other_names_are_named_to_the_command(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in (tmp_path / "traces.jsonl").read_text().splitlines()]
+    limo = [{"puzzle": row["prompt"], "solution": row["cot"], "answer": row["answer"]} for row in rows]
+    (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in limo))
+    assert main(words) == 2
+    assert "`init` takes them as --set columns.cot=NAME" in capsys.readouterr().err
+    assert main([*words, "--set", "columns.prompt=puzzle", "columns.cot=solution", "limit=30"]) == 0
+    assert load_recipe("recipe.yaml").data.train.model_dump(exclude_unset=True) == {
+        "path": "traces.jsonl",
+        "format": "columns",
+        "columns": {"prompt": "puzzle", "cot": "solution"},
+        "limit": 30,
+    }
+    assert "# 30 records looked at: prompt in 'puzzle', cot in 'solution'" in (tmp_path / "recipe.yaml").read_text()
+
+
 @pytest.mark.parametrize("name", [".5", "null", "NO", "._5", "a: b", "-", "1e3", "half"])
 def test_a_name_that_yaml_reads_as_something_else_is_quoted(name: str) -> None:
     assert parse_yaml(f"{{name: {_quoted(name)}}}", "") == {"name": name}

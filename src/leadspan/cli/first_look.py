@@ -46,7 +46,7 @@ _MOST_SURPRISING = 8
 
 
 def recipe_text(
-    source: str, student: Pretrained, teacher: Pretrained | None, task: dict[str, Any], name: str, schema: str
+    source: TraceSource, student: Pretrained, teacher: Pretrained | None, task: dict[str, Any], name: str, schema: str
 ) -> str:
     """A recipe in YAML, with comments on the traces, the tokenizer and the machine; its first line names the schema."""
     from leadspan.evaluation.sampling import window_of
@@ -88,7 +88,9 @@ def recipe_text(
         schema=schema,
         name=_quoted(name),
         output=_quoted(f"runs/{name}"),
-        train=f"{{path: {_quoted(source)}, format: {layout.form.name}}}",
+        train=_quoted(
+            {"path": source.path, "format": layout.form.name} | source.model_dump(mode="json", exclude_unset=True)
+        ),
         lengths=about_lengths + (f" (the student's window: {window:,})." if window else "."),
         max_tokens=max_tokens,
         task=_quoted(task),
@@ -99,20 +101,20 @@ def recipe_text(
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
-def _read_sample(path: str) -> tuple[list[Trace], TraceLayout, RefusalCounter]:
+def _read_sample(source: TraceSource) -> tuple[list[Trace], TraceLayout, RefusalCounter]:
     """The first traces of a source, their most likely layout, and how many records were refused."""
-    source, counter = TraceSource(path=path), RefusalCounter()
+    counter = RefusalCounter()
     records = list(itertools.islice(read_records(source), NUM_SAMPLED))
     rows = [record for record in records if isinstance(record, Record)]
     if not rows:
         for refusal in records:
             counter.add(refusal)
-        counter.check(0.0, path)  # always raises: nothing usable was read
+        counter.check(0.0, source.path)  # always raises: nothing usable was read
     # The recipe names the layout, so that a user can correct it.
     layout = detect(source, rows)[0]
     traces = list(counter.usable(r if isinstance(r, Refusal) else parse(r.row, layout, r.place) for r in records))
     if not traces:
-        counter.check(0.0, path)
+        counter.check(0.0, source.path)
     return traces, layout, counter
 
 

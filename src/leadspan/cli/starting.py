@@ -10,7 +10,7 @@ import string
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from leadspan.cli.options import (
     JSON,
@@ -24,10 +24,11 @@ from leadspan.cli.options import (
     read_model,
     read_recipe,
     recipe_file,
+    setting,
     show,
     status_line,
 )
-from leadspan.errors import RunError, SettingsError
+from leadspan.errors import DataError, RunError, SettingsError
 from leadspan.files import full_disk_reported, write_atomically
 from leadspan.sources import Source, check_output, check_sources
 from leadspan.text import print_plain
@@ -147,6 +148,7 @@ def demo(options: argparse.Namespace) -> None:
     local_or_hub("--student", help="directory, Hub name or GGUF file of the model to train"),
     local_or_hub("--teacher", help="directory, Hub name or GGUF file of the model to imitate; optional"),
     local_or_hub("--task", help="known benchmark, BENCHMARK=FILE, or file of problems (gsm8k)"),
+    setting("where traces differ from the usual: columns.cot=solution, think_open='<reasoning>', split=train"),
     argument("--name", help="name of the run (that of the recipe's file)"),
     argument("--output", type=Path, default=Path("recipe.yaml"), help="recipe to write (recipe.yaml)"),
     argument("--force", action="store_true", help="replace an existing recipe"),
@@ -156,7 +158,7 @@ def init(options: argparse.Namespace) -> None:
     from leadspan.evaluation.settings import TaskSettings, task_values
     from leadspan.models.settings import pretrained_at
     from leadspan.recipe import Recipe, load_recipe
-    from leadspan.settings import json_schema, validate
+    from leadspan.settings import apply_overrides, json_schema, validate
     from leadspan.traces.read import check_layout
     from leadspan.traces.settings import TraceSource
 
@@ -170,7 +172,13 @@ def init(options: argparse.Namespace) -> None:
     sources += [Source("--teacher", options.teacher, "model")] if options.teacher else []
     check_sources(sources, str(options.output))
     check_tasks("--task", [validate(TaskSettings, task, "--task")])
-    check_layout(TraceSource(path=options.traces))
+    values: dict[str, Any] = {"path": options.traces}
+    apply_overrides(values, options.overrides)
+    source = validate(TraceSource, values, "settings")
+    try:
+        check_layout(source)
+    except DataError as error:
+        raise DataError(f"{error} `init` takes them as --set columns.cot=NAME or --set format=NAME.") from None
 
     load_libraries("leadspan.cli.first_look")
     from leadspan.cli.first_look import recipe_text
@@ -178,7 +186,7 @@ def init(options: argparse.Namespace) -> None:
     with status_line(f"looking at {options.traces} and {options.student}"):
         teacher = pretrained_at(options.teacher) if options.teacher else None
         name = options.name or options.output.stem
-        text = recipe_text(options.traces, pretrained_at(options.student), teacher, task, name, SCHEMA_FILE)
+        text = recipe_text(source, pretrained_at(options.student), teacher, task, name, SCHEMA_FILE)
     schema = options.output.with_name(SCHEMA_FILE)
     write_atomically(schema, json.dumps(json_schema(Recipe), indent=1) + "\n")
     write_atomically(options.output, text)  # last, since it is what the command asks not to be there
