@@ -45,11 +45,17 @@ def test_a_teacher_that_is_the_student_agrees_and_another_does_not(tmp_path: Pat
     assert same["does"].verdict == "warning"  # it ends by chance, and would as soon have gone on
 
 
+def test_rollouts_that_do_not_end_are_as_long_as_the_recipe_lets_them(tmp_path: Path) -> None:
+    inputs = check_inputs(tmp_path, tiny(seed=1))
+    short = inputs.recipe.model_copy(update={"rollout": RolloutSettings(max_new_tokens=2)})
+    assert checks(replace(inputs, recipe=short))["does"].figure == "none of 32 rollouts ends within 2 tokens"
+
+
 def test_probabilities_at_the_first_token_and_where_the_student_stops(tmp_path: Path) -> None:
     inputs = check_inputs(tmp_path, tiny(hidden=48, seed=2))
     assert inputs.recipe.rollout is not None
     made_of = rollout_inputs(inputs.recipe, inputs.data, inputs.recipe.rollout)
-    rollout = next(one for one in _drawn(inputs, made_of) if one.ending == "stop")
+    rollout = next(one for one in _drawn(inputs, made_of, 60) if one.ending == "stop")
     with torch.no_grad():
         look = _look(inputs, made_of, rollout)
         ids = torch.tensor([[*rollout.prompt.ids, *rollout.new_ids]])

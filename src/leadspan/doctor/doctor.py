@@ -162,8 +162,9 @@ def rollouts(inputs: CheckInputs) -> Iterator[Check]:
         return
     # With a live teacher: a store has nothing on rollouts that are drawn now.
     made_of = rollout_inputs(recipe.model_copy(update={"targets": LiveTargets()}), inputs.data, recipe.rollout)
-    looks = [_look(inputs, made_of, rollout) for rollout in _drawn(inputs, made_of)]
-    yield _ends(looks, recipe.merges_stops)
+    cap = min(_TOKENS, recipe.rollout.max_new_tokens)
+    looks = [_look(inputs, made_of, rollout) for rollout in _drawn(inputs, made_of, cap)]
+    yield _ends(looks, recipe.merges_stops, cap)
     student, teacher = (float(np.mean([look.opens[i] for look in looks])) for i in (0, 1))
     if not made_of.rows.renderer.opening:  # else the prompt opens the thinking of both
         figure = f"probability {student:.2g} for the student, {teacher:.2g} for the teacher"
@@ -182,11 +183,11 @@ def rollouts(inputs: CheckInputs) -> Iterator[Check]:
     )
 
 
-def _ends(looks: list[_Look], merges_stops: bool) -> Check:
+def _ends(looks: list[_Look], merges_stops: bool, cap: int) -> Check:
     name, stops = "the teacher ends turns where the student does", [look.stop for look in looks if look.stop]
     if not stops:
         remedy = "prefixes do not teach it to end: set a whole_share, a trace_share, or rollout.cold_start"
-        return Check(name, "warning", f"none of {len(looks)} rollouts ends within {_TOKENS} tokens", remedy)
+        return Check(name, "warning", f"none of {len(looks)} rollouts ends within {cap} tokens", remedy)
     of_any, of_token = (float(np.mean([stop[i] for stop in stops])) for i in (0, 1))
     figure = (
         f"{len(stops)} of {len(looks)} rollouts end; the teacher ends there with probability {of_any:.2g}, with the "
@@ -198,8 +199,7 @@ def _ends(looks: list[_Look], merges_stops: bool) -> Check:
     return Check.of(name, of_any >= _LOW, figure, remedy)
 
 
-def _drawn(inputs: CheckInputs, made_of: RolloutInputs) -> list[Rollout]:
-    cap = min(_TOKENS, made_of.course.settings.max_new_tokens)
+def _drawn(inputs: CheckInputs, made_of: RolloutInputs, cap: int) -> list[Rollout]:
     turns = [Turn(prompt, 0, cap, True) for prompt in range(min(_NUM, len(made_of.prompts)))]
     twin = drawing_twin(inputs.student, inputs.recipe.student)
     return draw_rollouts(twin, made_of, [(0, turn) for turn in turns], use_bf16=False)
