@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from leadspan.doctor.doctor import _drawn, _look, rollouts
+from leadspan.doctor.doctor import _drawn, _ends, _Look, _look, rollouts
 from leadspan.doctor.fit_checks import Check, CheckInputs, disk_and_memory, end_of_turn, stored_targets
 from leadspan.inputs import prepare_data
 from leadspan.models.loading import load_model
@@ -45,10 +45,9 @@ def test_a_teacher_that_is_the_student_agrees_and_another_does_not(tmp_path: Pat
     assert same["does"].verdict == "warning"  # it ends by chance, and would as soon have gone on
 
 
-def test_rollouts_that_do_not_end_are_as_long_as_the_recipe_lets_them(tmp_path: Path) -> None:
-    inputs = check_inputs(tmp_path, tiny(seed=1))
-    short = inputs.recipe.model_copy(update={"rollout": RolloutSettings(max_new_tokens=2)})
-    assert checks(replace(inputs, recipe=short))["does"].figure == "none of 32 rollouts ends within 2 tokens"
+def test_rollouts_that_do_not_end_are_said_to_be_as_long_as_they_were() -> None:
+    looks = [_Look(overlap=1.0, opens=(0.0, 0.0), stop=None)] * 3
+    assert _ends(looks, merges_stops=True, cap=48).figure == "none of 3 rollouts ends within 48 tokens"
 
 
 def test_probabilities_at_the_first_token_and_where_the_student_stops(tmp_path: Path) -> None:
