@@ -50,7 +50,7 @@ def test_two_students_answer_with_and_without_a_budget(models: list[str], capsys
 def test_a_chat_keeps_its_turns_until_it_begins_again(
     models: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("add 1\n\nadd 1\n/new\nadd 1\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("add 1\n\nadd 1\n/new\nadd 1\n/exit\nadd 1\n"))
     assert main(["chat", models[0], "--max-new-tokens", "16", "--set", "temperature=0"]) == 0
     answers = [part.rpartition("\n(")[0].strip() for part in capsys.readouterr().out.split(" tokens, ")[:-1]]
     assert len(answers) == 3

@@ -199,7 +199,7 @@ def how_it_ended(sample: "StoredSample") -> str:
 
 @command(local_or_hub("model", metavar="RUN", help="run directory, model directory or Hub name"), *_SAMPLING)
 def chat(options: argparse.Namespace) -> None:
-    """Talk to trained students on the terminal; /new starts a new conversation, Ctrl-D ends."""
+    """Talk to trained students on the terminal; /new starts a new conversation, /exit or Ctrl-D ends."""
     models, settings, begin = _read(options)
     from leadspan.evaluation.evaluate import ask
     from leadspan.status import PlainConsole
@@ -208,7 +208,7 @@ def chat(options: argparse.Namespace) -> None:
     with status_line("loading"):
         subjects = {model.name: model.open(settings) for model in models}
     turns = {name: list(begin) for name in subjects}
-    while (line := _line()) is not None:
+    while (line := _line()) is not None and line not in ("/exit", "/quit"):
         if line == "/new":
             turns = {name: list(begin) for name in subjects}
         if line in ("", "/new"):
@@ -251,10 +251,7 @@ def _line() -> str | None:
     argument("run", type=Path, metavar="RUN", help="run directory of a trained student"),
     argument("--evaluated", type=Path, nargs="+", default=[], metavar="DIR", help="outputs of `leadspan evaluate RUN`"),
     argument(
-        "--full",
-        type=Path,
-        metavar="RUN",
-        help="run of the same recipe without a cut, to compare with (one in a neighbouring directory)",
+        "--full", type=Path, metavar="RUN", help="run without the cut to compare with (one in a directory next to it)"
     ),
 )
 def card(options: argparse.Namespace) -> None:

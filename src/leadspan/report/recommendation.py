@@ -151,7 +151,8 @@ def _nothing(frontier: Frontier, policies: Sequence[Row]) -> Answer:
     refused = next((row.retention.reason for row in policies if row.retention and row.retention.reason), None)
     is_cut = any(row.cut_kind != "full" for row in frontier.students)
     untrained = "the only cuts are controls" if is_cut else "no cut was trained"
-    reason = refused or ("none was compared with an uncut run" if policies else untrained)
+    uncompared = "none was compared with an uncut run; train one with 'cut={kind: full}' name=full"
+    reason = refused or (uncompared if policies else untrained)
     text = " ".join(filter(None, (f"No policy can be recommended: {reason}.", _differences(policies))))
     return Answer(recommended=None, closest=None, sentence=text)
 
