@@ -50,3 +50,16 @@ def test_variables_of_ranks_that_cannot_join_are_one_error(variables: dict[str, 
     bare = {name: value for name, value in os.environ.items() if name not in ("MASTER_ADDR", "MASTER_PORT")}
     run = subprocess.run([sys.executable, "-c", code], env=bare | variables, capture_output=True, text=True, check=True)
     assert run.stdout.startswith("RunError(") and message in run.stdout and "torchrun" in run.stdout
+
+
+def test_a_gpu_without_float64_is_not_trained_on() -> None:
+    """torch and accelerate are told of a GPU of Apple's, in a process of its own."""
+    code = """
+import torch, accelerate.state
+torch.accelerator.is_available = accelerate.state.is_mps_available = lambda *args, **kwargs: True
+torch.accelerator.current_accelerator = lambda check_available=False: torch.device("mps")
+from leadspan.ranks import process_device
+print(process_device())
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "cpu\n"

@@ -31,16 +31,18 @@ _TOP_PAD = -2
 
 
 def process_state() -> PartialState:
-    """Accelerate's state of this process, set up for a CPU group (gloo) where there is no accelerator.
+    """Accelerate's state of this process, set up for a CPU group (gloo) where there is no accelerator with float64.
 
-    On a CPU accelerate does not join ranks by itself, so the group is set up here. Ranks wait for each other up to a
-    day, because the first one tokenises alone.
+    Sums over a run and draws of tokens are in float64, which Apple's GPUs (MPS) lack. On a CPU accelerate does not join
+    ranks by itself, so the group is set up here. Ranks wait for each other up to a day, because the first one tokenises
+    alone.
 
     Raises:
         RunError: The environment announces several ranks (`WORLD_SIZE`, `RANK`, ...) and lacks what joins them.
     """
     try:
-        return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return PartialState(cpu=accelerator is None or accelerator.type == "mps", timeout=timedelta(days=1))
     except ValueError as error:
         names = [name for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK") if name in os.environ]
         given = " ".join(f"{name}={os.environ[name]}" for name in names)

@@ -1,8 +1,12 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.quantizers import HfQuantizer
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from architectures import tiny_config
 from leadspan.errors import ModelError, SettingsError
@@ -55,6 +59,34 @@ def test_a_saved_student_loads_and_stops(tmp_path: Path) -> None:
 def test_wrong_configs_are_refused(config: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         load_model(RandomInit(config=config), torch.float32)
+
+
+@register_quantization_config("narrow")
+class NarrowConfig(QuantizationConfigMixin):
+    def __init__(self, **values: object):
+        self.quant_method = "narrow"
+
+
+@register_quantizer("narrow")
+class NarrowWeights(HfQuantizer):
+    """A method whose weights stay as they are in the files."""
+
+    requires_calibration = False
+    is_trainable = False
+
+    def is_serializable(self) -> bool:
+        return True
+
+
+def test_quantised_weights_are_read_and_not_trained(tmp_path: Path) -> None:
+    load_model(tiny(), torch.float32).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "narrow"}}))
+    settings = Pretrained(path=str(tmp_path))
+    load_model(settings, torch.float32, is_frozen=True)
+    load_model(settings, torch.float32, for_training=False)
+    with pytest.raises(ModelError, match="its files hold quantised weights, which cannot be trained"):
+        load_model(settings, torch.float32)
 
 
 def test_missing_directories_are_named(tmp_path: Path) -> None:

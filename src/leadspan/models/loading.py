@@ -49,7 +49,8 @@ def load_model(
         for_training: Settle how packed rows go through it; else leave Transformers' default attention, for generation.
 
     Raises:
-        ModelError: It cannot be read, is not a causal language model, or computes logits that the loss does not know.
+        ModelError: It cannot be read, is not a causal language model, computes logits that the loss does not know, or
+            is to be trained and has quantised weights.
     """
     if isinstance(settings, RandomInit):
         config = load_config(settings)
@@ -62,6 +63,11 @@ def load_model(
         model = _read(settings, dtype, is_frozen)
     if getattr(model.config, "rescale_every", 0):
         model.config.rescale_every = 0  # RWKV halves its weights in evaluation, against overflow of float16 alone
+    if for_training and not is_frozen and getattr(model, "is_quantized", False):
+        raise ModelError(
+            f"{_title(settings)}: its files hold quantised weights, which cannot be trained; give the weights before "
+            "they were quantised"
+        )
     if for_training:
         settle_layout(model, settings.attention, _title(settings))
     return model

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from leadspan.costs.flops import ExampleSize, Shapes, StepCounts, training_flops
 from leadspan.data.packing import best_fit, plan_staged
 from leadspan.errors import SettingsError
+from leadspan.ranks import process_device
 from leadspan.training.settings import ByExamples, TrainingSettings
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ def training_arguments(
 
     arguments = TrainingArguments(
         output_dir=str(directory / "checkpoints"),
-        use_cpu=not torch.accelerator.is_available(),
+        use_cpu=process_device().type == "cpu",
         max_steps=plan.num_steps,
         # A batch comes packed from the collator: one row, whatever its number of examples.
         per_device_train_batch_size=1,
