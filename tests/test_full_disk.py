@@ -158,6 +158,13 @@ def test_an_output_that_nobody_reads_or_that_is_full_is_no_traceback() -> None:
         assert (ended.returncode, ended.stderr) == (141, b"")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is of Linux")
+def test_a_disk_that_fails_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "from_scratch_teacher.yaml").symlink_to("/proc/self/mem")  # whose first bytes cannot be read
+    assert main(["recipes", "from_scratch_teacher", "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("leadspan recipes: Input/output error: a disk fails, or ")
+
+
 def test_the_work_goes_on_when_the_terminal_has_closed() -> None:
     def closed(text: str) -> None:
         raise OSError(errno.EIO, "Input/output error")

@@ -95,6 +95,17 @@ def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
     assert again.correct == whole.correct
 
 
+def test_an_evaluation_goes_on_with_other_tags_as_if_begun_with_them(tmp_path: Path) -> None:
+    """Where a text opens no thinking it is closed; now every prompt opens it, and nothing closes it."""
+    model, task = write_model(tmp_path / "m"), write_task(tmp_path)
+    evaluate(model, task, tmp_path / "out")
+    assert any(row["thinking_closed"] for row in lines(tmp_path / "out"))
+    subject, tags = Pretrained(path=str(model)), Rendering(think_open="assistant", think_close="unseen")
+    values = {**SETTINGS, "tasks": [{"name": "toy", "path": str(task), "grader": "exact"}]}
+    evaluate_model(subject, subject, tags, EvaluationSettings.model_validate(values), tmp_path / "out")
+    assert not any(row["thinking_closed"] for row in lines(tmp_path / "out"))
+
+
 @pytest.mark.parametrize(
     ("changes", "other_model", "message"),
     [

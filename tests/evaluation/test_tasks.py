@@ -198,6 +198,8 @@ def test_a_task_is_named_after_its_file(path: str, name: str) -> None:
 def test_tasks_of_one_name_are_refused_where_both_have_a_path() -> None:
     with pytest.raises(SettingsError, match="two tasks are called 'x'"):
         validate(EvaluationSettings, {"tasks": [{"path": "a/x.jsonl"}, {"path": "b/x.jsonl"}]}, "settings")
+    with pytest.raises(SettingsError, match="two tasks are called 'AMC'"):  # of one file where case does not count
+        validate(EvaluationSettings, {"tasks": [{"path": "a/AMC.jsonl"}, {"path": "b/amc.jsonl"}]}, "settings")
     with pytest.raises(SettingsError, match=r"2 invalid settings\n  tasks.0.path: missing.*\n  tasks.1.path = 5"):
         validate(EvaluationSettings, {"tasks": [{"grader": "exact"}, {"path": 5}]}, "settings")
 

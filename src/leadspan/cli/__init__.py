@@ -232,13 +232,16 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         remedy = _LESS_MEMORY.get(options.command, _LESS_MEMORY["distill"])
         return _refuse(options.command, f"out of memory ({str(error).strip().partition(chr(10))[0]}); {remedy}")
     except OSError as error:
-        if error.filename is None and error.errno in (errno.EPIPE, errno.EIO):
+        if error.filename is None and error.errno == errno.EPIPE:
             return 128 + signal.SIGPIPE  # nobody reads standard output any more
-        if error.filename is None and error.errno != errno.ENOENT:
+        nameless = {
+            errno.ENOENT: "the current directory has been removed; change to another",  # os.getcwd names no file
+            errno.EIO: f"{error.strerror}: a disk fails, or the terminal has closed",
+        }
+        if error.filename is None and error.errno not in nameless:
             raise  # not about one of the user's files
-        removed = "the current directory has been removed; change to another"  # os.getcwd names no file
-        fault = removed if error.filename is None else f"{error.filename}: {error.strerror}; correct the path"
-        return _refuse(options.command, fault)
+        fault = f"{error.filename}: {error.strerror}; correct the path"
+        return _refuse(options.command, fault if error.filename is not None else nameless[error.errno or 0])
     except KeyboardInterrupt:
         print_plain(f"leadspan {options.command}: interrupted{_how_to_go_on(options.command, arguments)}", error=True)
         return 130

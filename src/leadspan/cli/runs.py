@@ -232,7 +232,8 @@ def _sizes(
     header = ("samples per problem", *("1 seed *" if number == 1 else f"{number} seeds" for number in seeds))
     notes = (
         "* about the two trained models only; the spread between seeds is left out\n"
-        "none: no number of problems is enough, because accuracy varies too much from seed to seed"
+        "none: a million problems are not enough, because accuracy varies too much from seed to seed, or the claim is "
+        "too close to what is expected"
     )
     # All plans as values; as a table the fewest and the most samples, one seed and the fewest of several: one leaves
     # the spread between seeds out.

@@ -189,7 +189,12 @@ def _draw(
     reused: Mapping[Key, StoredSample] = MappingProxyType({}),
 ) -> list[StoredSample]:
     """All samples, problem by problem: the reused ones, those of the file, and the missing ones, drawn and stored."""
-    samples = file.read(requests)
+    tags = subject.renderer.rendering
+    samples = {
+        # By the tags of now: they change no draw.
+        key: replace(s, thinking_closed=is_thinking_closed(s.drawn.text, s.prompt, tags.think_open, tags.think_close))
+        for key, s in file.read(requests).items()
+    }
     if samples:
         logger.info("%s: resuming after %d of %d samples", file.path, len(samples), len(requests))
     samples |= reused

@@ -318,12 +318,13 @@ class EvaluationSettings(Settings):
 
     def conflicts(self) -> Iterator[Rule]:
         """Task names differ."""
-        # Samples and results are stored by name.
-        names = [task.name for task in self.tasks]
+        # Samples are stored by name, and to some file systems letters of either case are the same.
+        names = [task.name.casefold() for task in self.tasks]
         for name in sorted({name for name in names if names.count(name) > 1}):
             numbers = [number for number, other in enumerate(names) if other == name]
             fields = tuple(f"tasks.{number}.{key}" for number in numbers for key in ("name", "path"))
-            yield fields, f"two tasks are called {name!r}; give them different names (tasks.1.name)"
+            shown = self.tasks[numbers[0]].name
+            yield fields, f"two tasks are called {shown!r}; give them different names (tasks.1.name)"
 
 
 def task_values(text: str, limit: int | None = None) -> dict[str, Any]:
