@@ -178,6 +178,10 @@ class Recipe(Settings):
             text = f"rollout.steps_per_draw is {rollout.steps_per_draw}, and positions are weighed by all tokens drawn "
             text += "before them: set supervision.cot and supervision.answer above 0 and no token_selection, or 1"
             yield ("rollout.steps_per_draw", "supervision"), text
+        if isinstance(self.loss.divergence, PolicyGradient) and (rollout.temperature != 1 or supervision.prompt):
+            text = "the mean of policy_gradient is the exact gradient where all weighted tokens are draws at "
+            text += "temperature 1: set rollout.temperature: 1 and supervision.prompt: 0"
+            yield ("loss.divergence", "rollout.temperature", "supervision.prompt"), text
         if rollout.cold_start is not None and isinstance(rollout.cold_start.divergence, PolicyGradient):
             text = "policy_gradient learns from tokens of the student, which traces are not: take another divergence"
             yield ("rollout.cold_start.divergence",), text

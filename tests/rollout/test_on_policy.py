@@ -231,6 +231,20 @@ def test_a_horizon_of_one_token_trains_and_adapters_draw_under_checkpointing_too
             "learns from tokens that the student has just drawn: give a rollout, no traces, no store",
         ),
         (
+            {
+                "loss": {"kl_weight": 1, "divergence": {"kind": "policy_gradient"}, "stop": "tokens"},
+                "rollout": {"temperature": 0.7},
+            },
+            "are draws at temperature 1: set rollout.temperature: 1 and supervision.prompt: 0",
+        ),
+        (
+            {
+                "loss": {"kl_weight": 1, "divergence": {"kind": "policy_gradient"}, "stop": "tokens"},
+                "supervision": {"prompt": 0.1},
+            },
+            "where all weighted tokens are draws at temperature 1",
+        ),
+        (
             {"rollout": {"cold_start": {"steps": 1, "divergence": {"kind": "policy_gradient"}}}},
             "learns from tokens of the student, which traces are not",
         ),
