@@ -144,6 +144,9 @@ def _measured(
     # Two points above one p would be no curve.
     if len({row.p for row in rows}) < len(rows):
         return None, f"one p was tested twice ({', '.join(row.label for row in rows)}); give each once", None
+    # Other problems, or answers that were sampled in another way.
+    if apart := next((row.retention.reason for row in rows if row.retention and not row.retention.difference), None):
+        return None, apart, None
     # A seed that one member lacks would break the pairing of the others; without a shared seed all runs are taken.
     seeds = [seed for seed in full.seeds if all(seed in row.seeds for row in rows)]
     scores = {row.label: row.scores(seeds or row.seeds) for row in [full, *rows]}

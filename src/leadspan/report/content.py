@@ -12,7 +12,8 @@ from leadspan.data.truncation.policy import STOP_REMEDY, drop_warning
 from leadspan.errors import EvaluationError
 from leadspan.evaluation.result import EvalResult
 from leadspan.report.break_points import BreakPoint, break_point_sentence, break_points
-from leadspan.report.frontier import build_frontiers, captions, sample_size
+from leadspan.report.captions import captions, sample_size
+from leadspan.report.frontier import build_frontiers
 from leadspan.report.inputs import NamedRun, ReportInputs, named_runs, without
 from leadspan.report.recommendation import Answer, ranking_cost, recommend
 from leadspan.report.rows import Frontier, Row, currencies_of, cuts_explained, relative_text

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from leadspan.report.break_points import measured_text
+from leadspan.report.captions import retention_text
 from leadspan.report.content import Report, TaskFigures
 from leadspan.report.figures import QUALITY_TITLES
-from leadspan.report.frontier import retention_text
 from leadspan.report.rows import COST_TITLES, Row, amount, relative_text
 from leadspan.statistics.intervals import Interval
 from leadspan.tables import MISSING, Block, Cell, CostName, percent, percent_interval, points

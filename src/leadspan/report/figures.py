@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from leadspan.costs.flops import FlopsByPart
 from leadspan.errors import RunError
 from leadspan.files import file_names, write_atomically
+from leadspan.report.captions import retention_text
 from leadspan.report.content import Report, TaskFigures
-from leadspan.report.frontier import retention_text
 from leadspan.report.rows import COST_TITLES, COST_WORDS, Cost, Row, amount
 from leadspan.report.samples import MEASURES
 from leadspan.settings import Settings

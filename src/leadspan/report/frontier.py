@@ -10,7 +10,15 @@ from statistics import fmean
 from leadspan.errors import EvaluationError, RunError
 from leadspan.evaluation.result import EvalResult
 from leadspan.report.inputs import Condition, base_of, counterparts, find_conditions, find_references, flat
-from leadspan.report.rows import ControlComparison, Frontier, Row, RowRetention, costs_over, currencies_of
+from leadspan.report.rows import (
+    ControlComparison,
+    Frontier,
+    Row,
+    RowRetention,
+    costs_over,
+    currencies_of,
+    sampled_apart,
+)
 from leadspan.results import RunResult
 from leadspan.statistics.intervals import (
     Interval,
@@ -20,10 +28,9 @@ from leadspan.statistics.intervals import (
     simultaneous_retention,
 )
 from leadspan.statistics.resampling import Runs, Scores, sign_flip_test
-from leadspan.tables import MISSING, percent, percent_interval, points, quantity
+from leadspan.tables import quantity
 from leadspan.teacher.settings import Served, StoredTargets
 
-_SAMPLING = ("temperature", "top_p", "top_k", "max_new_tokens", "thinking_budget")
 MAX_RATE_RATIO = 1.5
 """Similar runs whose operations per second differ by more than this factor shared their device with other work."""
 
@@ -189,6 +196,10 @@ def _paired(row: Row, other: Row) -> tuple[tuple[int, ...], list[Scores], list[S
 def _retention(row: Row, full: Row, base: Row | None = None) -> RowRetention:
     """Retention, with a base that of the gain over it; or the reason to refuse it, such as different problems."""
     seeds, scores, of_full = _paired(row, full)
+    # Under another cap or temperature a student has other answers, whatever it was trained on.
+    if sampled := sampled_apart([row, full, *([base] if base else [])]):
+        reason = f"answers were sampled with different settings ({sampled}); evaluate both alike"
+        return RowRetention(ratio=None, difference=None, reason=reason, seeds=seeds)
     try:
         if base is None:
             result = retention(scores, of_full)
@@ -274,10 +285,7 @@ def _notes(rows: Sequence[Row], clock: str | None) -> list[str]:
     # A process counts what it holds, an allocator what it handed out.
     sources = dict.fromkeys(run.train.memory_source for row in students for run in row.runs if run.train)
     currencies = currencies_of(run for row in rows for run in row.runs)
-    # Under another cap or temperature a student has other answers, whatever it was trained on.
-    samplings = [result.sampling for row in rows for result in row.evaluations]
-    values = {key: dict.fromkeys(str(s[key]).lower() for s in samplings if key in s) for key in _SAMPLING}
-    sampled = "; ".join(f"{key} {' or '.join(texts)}" for key, texts in values.items() if len(texts) > 1)
+    sampled = sampled_apart(rows)
     trained = [recipe for row in students if (recipe := row.runs[0].recipe)]
     is_stored = any(isinstance(recipe.targets, StoredTargets) for recipe in trained)
     is_served = any(isinstance(recipe.teacher, Served) and recipe.store_path is None for recipe in trained)
@@ -306,44 +314,3 @@ def _other_differences(students: Sequence[Row]) -> list[str]:
             text = f"besides the cut, these settings differ from those of {row.reference}: {', '.join(names)}."
             labels.setdefault(text, []).append(row.label)
     return [f"{', '.join(several)}: {text}" for text, several in labels.items()]
-
-
-def sample_size(frontier: Frontier) -> str:
-    """The problems, samples and seeds behind the rows, `240 problems x 1 sample x 3 seeds`; all sizes are named."""
-    sizes = dict.fromkeys((row.num_problems, row.samples_per_problem) for row in frontier.rows)
-    text = " or ".join(
-        f"{problems:,} problem{'s' * (problems > 1)} x {num} sample{'s' * (num > 1)}" for problems, num in sizes
-    )
-    numbers = sorted({len(row.seeds) for row in frontier.students} or {1})
-    few_to_many = " to ".join(str(number) for number in dict.fromkeys((numbers[0], numbers[-1])))
-    return f"{text} x {few_to_many} seeds" if numbers[-1] > 1 else text
-
-
-def retention_text(row: Row) -> str:
-    """Retention; the difference where it was refused; `reference` for a row with which others are compared."""
-    if row.retention is None:
-        return "reference" if row.is_reference else MISSING
-    if row.retention.ratio:
-        return percent_interval(row.retention.ratio)
-    return points(row.retention.difference) if row.retention.difference else MISSING
-
-
-def captions(frontier: Frontier) -> list[str]:
-    """The sentences under a table of the rows: how the intervals were made, refused retentions, the notes."""
-    rows = frontier.rows
-    refused = dict.fromkeys(row.retention.reason for row in rows if row.retention and row.retention.reason)
-    without_gain = dict.fromkeys(row.gain.reason for row in rows if row.gain and row.gain.reason)
-    one_seed = [row.label for row in rows if row.role == "student" and len(row.seeds) == 1]
-    level = percent(rows[0].accuracy.level)
-    has_seeds = any(len(row.seeds) > 1 for row in rows)
-    above = ", runs above by Student's t" if has_seeds else ""
-    not_covered = f"for {', '.join(one_seed)} do not cover" if one_seed else "cover"
-    coverage = f", which {not_covered if has_seeds else 'do not cover'} the variation between seeds"
-    return [
-        # `Interval.method` in the JSON has the case of each figure.
-        f"Intervals of {level}{coverage}: bootstrap over problems, samples within{above}, paired where two are "
-        "compared; Wilson's score where outcomes are all equal or rare.",
-        *(f"Retention was refused: {reason}." for reason in refused),
-        *(f"The share of the gain was refused: {reason}." for reason in without_gain),
-        *frontier.notes,
-    ]

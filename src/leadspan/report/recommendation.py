@@ -132,7 +132,8 @@ def _answer(frontier: Frontier, policies: list[Row], target: float, cost: CostNa
         name = f"{control.label} ({_CONTROL_WORDS.get(control.control, control.control)})"
         if control.difference is None:
             controls.append(
-                f"{closest.label} cannot be compared with {name}: they were evaluated on different problems."
+                f"{closest.label} cannot be compared with {name}: they were evaluated on different problems, or "
+                "sampled with different settings."
             )
         else:
             controls.append(f"{closest.label} {_VERBS[control.outcome]} {name}: {points(control.difference)}.")

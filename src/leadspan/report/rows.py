@@ -306,6 +306,20 @@ class Frontier:
         return next((row for row in self.rows if row.label == label), None)
 
 
+_SAMPLING = ("temperature", "top_p", "top_k", "max_new_tokens", "thinking_budget")
+
+
+def sampled_apart(rows: Sequence[Row]) -> str:
+    """The settings of sampling in which the answers of rows differ, `temperature 0.6 or 1.0`; "" where in none."""
+    results = [result for row in rows for result in row.evaluations]
+    # What a sample writes by itself does not depend on the budget after which another is made to answer.
+    names = [name for name in _SAMPLING if name != "thinking_budget" or results[0].answering == "made to answer"]
+    values = {
+        name: dict.fromkeys(str(r.sampling[name]).lower() for r in results if name in r.sampling) for name in names
+    }
+    return "; ".join(f"{name} {' or '.join(texts)}" for name, texts in values.items() if len(texts) > 1)
+
+
 def by_cost(rows: list[Row], cost: CostName) -> list[Row]:
     """The rows, cheapest first, and rows without that cost last."""
     return sorted(rows, key=lambda row: row.costs[cost].value if row.costs and cost in row.costs else float("inf"))
