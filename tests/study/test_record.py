@@ -64,6 +64,8 @@ def test_what_is_shown_names_every_condition_once() -> None:
         trial("base", "waiting", control="base"),
     )
     assert headline(found) == "1 of 5 done, 1 failed, about 10 min left"
+    (failed,) = found.of_state("failed")
+    assert headline(found, {failed.title}) == "1 of 5 done, 1 failed, about 13 min left"  # 4 x 200 s
     assert trials_block(found).rows == (
         ("full", "0, 1", "", "", "1", "1", ""),
         ("lead 0.5", "0, 1", "", "", "", "", "2"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -153,8 +154,10 @@ class Event:
 class Board:
     """A block of lines that moves on a terminal while `live` runs; a line per start and end of a trial elsewhere."""
 
-    def __init__(self, console: Console):
+    def __init__(self, console: Console, to_run: Iterable[str]):
+        """The titles of the trials to run; those that failed before are tried again."""
         self.console = console
+        self.to_start = set(to_run)
         self.running: dict[str, str] = {}
         self._printed_at = 0.0
         # Transient: at the end the block leaves the terminal, and the lines printed above it stay.
@@ -162,6 +165,7 @@ class Board:
 
     def show(self, record: StudyRecord, title: str, event: Event) -> None:
         """Show that a trial started, reported its status, or ended."""
+        self.to_start.discard(title)
         if event.kind == "said":
             self.running[title] = event.text
             if not self.live and time.monotonic() - self._printed_at >= LOG_SECONDS:
@@ -169,7 +173,7 @@ class Board:
         elif event.kind == "started":
             self.running[title] = "starting"
             if not self.live:
-                self._print(Text.assemble((headline(record), "dim"), f"  {title}"))
+                self._print(Text.assemble((headline(record, self.to_start), "dim"), f"  {title}"))
         else:
             self.running.pop(title, None)
             outcome = ("failed", "red") if event.kind == "failed" else ("done", "")
@@ -178,18 +182,19 @@ class Board:
             self._print(Text.assemble(outcome, f"  {title}  {last[0]}".rstrip()))
         if self.live:
             lines = [Spinner("dots", text=Text(f"{running}: {doing}")) for running, doing in self.running.items()]
-            self.live.update(Group(Text(headline(record), style="bold"), *lines))
+            self.live.update(Group(Text(headline(record, self.to_start), style="bold"), *lines))
 
     def _print(self, text: str | Text) -> None:
         self._printed_at = time.monotonic()
         self.console.print(text, soft_wrap=True, highlight=False)
 
 
-def headline(record: StudyRecord) -> str:
+def headline(record: StudyRecord, to_start: Collection[str] = ()) -> str:
     """`3 of 12 done, 1 failed, about 8 min left`.
 
     Each remaining trial is taken to need as long as complete ones of its condition, or else of all conditions, divided
-    by the number of trials that run at the same time; before the first trial is complete nothing is said of it.
+    by the number of trials that run at the same time; before the first trial is complete nothing is said of it. A
+    failed trial counts as remaining where it is among the titles of those that will be started.
     """
     counts = [f"{len(record.of_state('done'))} of {len(record.trials)} done"]
     failed = len(record.of_state("failed"))
@@ -201,7 +206,8 @@ def headline(record: StudyRecord) -> str:
             took.setdefault(trial.name, []).append(trial.seconds)
     all_seconds = [seconds for of_name in took.values() for seconds in of_name]
     running = record.of_state("running")
-    to_come = [*running, *record.of_state("waiting")]
+    again = [trial for trial in record.of_state("failed") if trial.title in to_start]
+    to_come = [*running, *record.of_state("waiting"), *again]
     if all_seconds and to_come:
         total = sum(fmean(took.get(trial.name, all_seconds)) for trial in to_come)
         # Trials at a time share the wall clock.

@@ -312,7 +312,7 @@ def _execute(study: Study, trials: Sequence[Trial], keeper: Keeper, console: Con
         from leadspan.study.executors.ray import run_on_ray
 
         running = run_on_ray(to_run, study.executor)
-    board = Board(console)
+    board = Board(console, [trial.title for trial in to_run])
     with board.live or contextlib.nullcontext(), contextlib.closing(running) as events:
         for event in events:
             trial = to_run[event.trial]
