@@ -60,8 +60,10 @@ def test_chance_is_noncentral_t_where_only_seeds_vary(num_seeds: int, seed_sd: f
 def test_chance_is_normal_where_no_seed_varies_and_answers_are_certain() -> None:
     claim = Claim(between=1, correlation=0.9, retention=0.95, claim=0.9, seed_sd=0)
     error = standard_error(claim, 400, 1, 3)
-    expected = stats.norm.cdf(0.05 / error - stats.norm.ppf(0.975))
+    expected = stats.norm.cdf(0.05 / error - stats.t.ppf(0.975, 399) * (400 / 399) ** 0.5)
     assert chance_to_show(claim, 400, 1, 3) == pytest.approx(expected, abs=1e-6)
+    few = stats.norm.cdf(0.05 / standard_error(claim, 12, 1, 1) - stats.t.ppf(0.975, 11) * (12 / 11) ** 0.5)
+    assert chance_to_show(claim, 12, 1, 1) == pytest.approx(few, abs=1e-3)
 
 
 def test_needed_is_the_fewest_that_suffice() -> None:

@@ -100,9 +100,9 @@ def bootstrap_mean(scores: Sequence[Sequence[float]], bootstrap: Bootstrap = USU
     """Mean score with a two-level bootstrap interval, from the scores in [0, 1] of each problem's samples.
 
     Each resample draws P problems with replacement, each with its samples (see `resampling`), and takes the mean of
-    the problems' means; the interval reaches from the (1-level)/2 to the (1+level)/2 quantile. Its variance is
-    Var_p(m_p) / P, where the variance of the problems' means m_p holds both how problems differ and the noise of their
-    samples.
+    the problems' means, stretched where problems are few; the interval reaches from the (1-level)/2 to the (1+level)/2
+    quantile. Its variance is Var_p(m_p) / P, where the variance of the problems' means m_p holds both how problems
+    differ and the noise of their samples.
 
     Where all scores are equal, all resamples are too; the Wilson interval over the P problems is given
     instead, and `method` says so. Where fewer than `FEW` problems are not all right, or not all wrong, the interval
@@ -128,7 +128,7 @@ def bootstrap_share(hits: Sequence[float], trials: Sequence[float]) -> Interval 
     if num_trials.sum() == 0:
         return None
     drawn = drawn_means(num_trials, USUAL)  # the same problems as the hits': both use the same seed
-    shares = drawn_means(num_hits, USUAL)[drawn > 0] / drawn[drawn > 0]
+    shares = np.clip(drawn_means(num_hits, USUAL)[drawn > 0] / drawn[drawn > 0], 0, 1)
     value = float(num_hits.sum() / num_trials.sum())
     # Problems are the independent trials; samples of one problem are not.
     rare = wilson(value, int(np.count_nonzero(num_trials)), USUAL.level)

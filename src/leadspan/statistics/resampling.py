@@ -1,6 +1,8 @@
 """Resampling of scores: the bootstrap draws behind every interval, and flipped signs for the test of a difference.
 
-In the bootstrap every model has the same drawn problems, their samples with them, and runs as a level above.
+In the bootstrap every model has the same drawn problems, their samples with them, and runs as a level above. Resamples
+of few problems are stretched, see `drawn_means`: without that, intervals of 95 % over 8 to 30 problems held the truth
+in 87 to 93 % of simulated studies.
 
 A drawn problem brings all its samples. Its mean then varies by how problems differ and by the noise of its samples,
 which is what the mean of all problems varies by; to draw the samples again within the drawn problems would add their
@@ -146,16 +148,24 @@ def sample_means(models: Mapping[str, Runs]) -> dict[str, NDArray[np.float64]]:
 
 
 def drawn_means(values: NDArray[np.float64], bootstrap: Bootstrap) -> NDArray[np.float64]:
-    """The mean of one value a problem, `[problems]`, in each resample: `[resamples]`."""
-    counts = _counts(len(values), bootstrap.num_resamples, bootstrap.seed)
+    """The mean of one value a problem, `[problems]`, in each resample: `[resamples]`.
+
+    Resamples of few problems spread less than the means of so many problems do, and normally where Student's t is due.
+    So the distance of each from the mean m of all P problems is stretched: m + (m_drawn - m) sqrt(P / chi2_{P-1}), with
+    a chi2 of its own for each resample, the same for every model.
+
+    **Source**: Hesterberg, Am. Stat. 69 (2015), 371-386, who widens percentiles by the same factor.
+    """
+    counts, stretches = _counts(len(values), bootstrap.num_resamples, bootstrap.seed)
     # In blocks, because the product makes a copy of the counts as floats, four times as large.
     blocks = [counts[start : start + 256] @ values for start in range(0, len(counts), 256)]
-    return np.concatenate(blocks) / len(values)
+    mean = values.mean()
+    return mean + (np.concatenate(blocks) / len(values) - mean) * stretches
 
 
 @lru_cache(maxsize=2)
-def _counts(num_problems: int, num_resamples: int, seed: int) -> NDArray[np.uint16]:
-    """How often each problem is drawn in each resample, `[resamples, problems]`.
+def _counts(num_problems: int, num_resamples: int, seed: int) -> tuple[NDArray[np.uint16], NDArray[np.float64]]:
+    """How often each problem is drawn in each resample, `[resamples, problems]`, and how far each is stretched.
 
     The same for every model of a comparison, and for every comparison on so many problems, hence cached.
     """
@@ -165,8 +175,12 @@ def _counts(num_problems: int, num_resamples: int, seed: int) -> NDArray[np.uint
     for row in counts:
         drawn = (generator.random(num_problems) * num_problems).astype(np.int64)
         row[:] = np.bincount(drawn, minlength=num_problems)
-    counts.flags.writeable = False  # all callers share the cached array
-    return counts
+    stretches = np.ones(num_resamples)
+    if num_problems > 1:
+        generator = np.random.default_rng([seed, 2, num_problems])
+        stretches = np.sqrt(num_problems / generator.chisquare(num_problems - 1, num_resamples))
+    counts.flags.writeable = stretches.flags.writeable = False  # all callers share the cached arrays
+    return counts, stretches
 
 
 @dataclass(frozen=True, slots=True)
