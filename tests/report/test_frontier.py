@@ -7,6 +7,8 @@ import pytest
 from leadspan.costs.flops import FlopsByPart
 from leadspan.costs.memory import MemoryByPart
 from leadspan.errors import RunError, SettingsError
+from leadspan.report.break_points import break_points
+from leadspan.report.captions import captions
 from leadspan.report.content import Report
 from leadspan.report.frontier import build_frontiers
 from leadspan.report.inputs import find_conditions, read_inputs
@@ -201,19 +203,35 @@ def test_seeds_that_were_evaluated_on_different_tasks_are_reported(
     assert [(row.label, row.seeds, row.accuracy.value) for row in other.rows] == [("full", [1], 0.5)]
 
 
-def test_answers_sampled_with_different_settings_are_noted(make_run: MakeRun) -> None:
-    def sampled(label: str, cut: dict[str, Any], **settings: Any) -> RunResult:
+def test_answers_sampled_with_different_settings_are_not_compared(make_run: MakeRun) -> None:
+    def sampled(label: str, cut: dict[str, Any], answering: str = "by itself", **settings: Any) -> RunResult:
         run = make_run(label, 20, cut)
         sampling = {"temperature": 0.6, "max_new_tokens": 300, "thinking_budget": None, "batch_size": 8, **settings}
-        results = [result.model_copy(update={"sampling": sampling}) for result in run.evaluations]
-        return run.model_copy(update={"evaluations": results})
+        changes = {"sampling": sampling, "answering": answering}
+        return run.model_copy(update={"evaluations": [each.model_copy(update=changes) for each in run.evaluations]})
 
-    full, alike = sampled("full", {"kind": "full"}), sampled("lead 0.5", {"kind": "lead"}, batch_size=4)
-    other = sampled("tail 0.5", {"kind": "tail", "p": 0.5}, max_new_tokens=900, thinking_budget=800)
+    # what is written by itself does not depend on the budget after which another sample is made to answer
+    full, alike = sampled("full", FULL), sampled("lead 0.5", LEAD, batch_size=4, thinking_budget=200)
     assert not [note for note in build_frontiers([full, alike])[0].notes if "sampled" in note]
-    shown = "max_new_tokens 300 or 900; thinking_budget none or 800"
-    note = f"Answers were sampled with different settings ({shown}) and cannot be compared."
-    assert note in build_frontiers([full, alike, other])[0].notes
+    longer = sampled("lead 0.6", {"kind": "lead", "p": 0.6}, max_new_tokens=900)
+    shown = "different settings (max_new_tokens 300 or 900)"
+    frontier = only([full, alike, longer])
+    assert f"Answers were sampled with {shown} and cannot be compared." in frontier.notes
+    kept = {row.label: row.retention for row in frontier.rows}
+    assert kept["lead 0.5"] and kept["lead 0.5"].ratio and kept["lead 0.6"] and kept["lead 0.6"].difference is None
+    refusal = f"Retention of lead 0.6 was refused: answers were sampled with {shown}; evaluate both alike."
+    assert refusal in captions(frontier)
+    (point,) = break_points(frontier)
+    assert point.measured is None and shown in (point.reason or "")
+    forced = [sampled("full", FULL, "made to answer", thinking_budget=100), sampled("lead", LEAD, "made to answer")]
+    assert "thinking_budget 100 or none" in only(forced).notes[0]
+
+
+def test_a_share_over_one_shared_seed_is_not_said_to_cover_the_seeds(make_run: MakeRun) -> None:
+    runs = [make_run("full", 30, FULL, seed=seed) for seed in (0, 1)]
+    runs += [make_run("lead 0.5", 15, seed=seed) for seed in (1, 2)]
+    covered = "which cover the variation between seeds (the shares of lead 0.5 do not: one seed is shared): bootstrap"
+    assert covered in captions(only(runs))[0]
 
 
 def test_prices_in_two_currencies_are_not_compared(make_run: MakeRun) -> None:

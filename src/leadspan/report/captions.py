@@ -40,7 +40,7 @@ def captions(frontier: Frontier) -> list[str]:
     above = ", runs above by Student's t" if has_seeds else ""
     not_covered = f"for {', '.join(one_seed)} do not cover" if one_seed else "cover"
     coverage = f", which {not_covered if has_seeds else 'do not cover'} the variation between seeds"
-    coverage += f" (nor do those of what {', '.join(of_one_seed)} kept, over one shared seed)" if of_one_seed else ""
+    coverage += f" (the shares of {', '.join(of_one_seed)} do not: one seed is shared)" if of_one_seed else ""
     return [
         # `Interval.method` in the JSON has the case of each figure.
         f"Intervals of {level}{coverage}: bootstrap over problems, samples within{above}, paired where two are "

@@ -197,7 +197,7 @@ def _retention(row: Row, full: Row, base: Row | None = None) -> RowRetention:
     """Retention, with a base that of the gain over it; or the reason to refuse it, such as different problems."""
     seeds, scores, of_full = _paired(row, full)
     # Under another cap or temperature a student has other answers, whatever it was trained on.
-    if sampled := sampled_apart([row, full, *([base] if base else [])]):
+    if sampled := sampled_apart([full, row, *([base] if base else [])]):
         reason = f"answers were sampled with different settings ({sampled}); evaluate both alike"
         return RowRetention(ratio=None, difference=None, reason=reason, seeds=seeds)
     try:
