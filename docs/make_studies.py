@@ -18,7 +18,8 @@ from study_questions import QUESTIONS, Claim, Question
 from leadspan.data.supervision import Supervision
 from leadspan.errors import LeadspanError, RunError
 from leadspan.evaluation.subject import SUFFIX
-from leadspan.report.frontier import build_frontiers, retention_text
+from leadspan.report.captions import retention_text
+from leadspan.report.frontier import build_frontiers
 from leadspan.report.inputs import read_inputs
 from leadspan.report.rows import Cost, Frontier, Row
 from leadspan.results import RunResult

@@ -19,6 +19,7 @@ from leadspan.export.harness import METRICS, exact_results, export_tasks, math_r
 from leadspan.export.trainers import CONFIGS, Exported, export_data
 from leadspan.files import file_names, locked
 from leadspan.inputs import prepare_data
+from leadspan.models.reading import load_tokenizer
 from leadspan.models.settings import Pretrained
 from leadspan.recipe import Recipe
 from leadspan.settings import validate
@@ -197,6 +198,10 @@ def test_tasks_hold_the_prompts_of_the_recipe_and_its_sampling(tmp_path: Path) -
         "max_gen_toks": 33,
         "temperature": 1e-5,
         "top_p": 0.9,
+        # not those of the model's own generation config
+        "top_k": 0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
     }
     assert task["repeats"] == 4 and [metric["metric"] for metric in task["metric_list"]] == list(METRICS)
     text = (tmp_path / "tasks" / "leadspan_toy.yaml").read_text()
@@ -231,7 +236,8 @@ def test_the_commands_name_the_model_and_the_tasks(tmp_path: Path) -> None:
     recipe = with_tasks(tmp_path / "in", temperature=0.6, max_new_tokens=100)
     written = export_tasks(recipe, tmp_path / "tasks", "my model")
     harness = shlex.split(written.harness)
-    assert harness[:5] == ["lm_eval", "--model", "hf", "--model_args", "pretrained=my model,dtype=auto"]
+    assert harness[:4] == ["lm_eval", "--model", "hf", "--model_args"]
+    assert harness[4] == "pretrained=my model,dtype=auto,add_bos_token=False"  # as `leadspan evaluate` encodes
     assert harness[harness.index("--tasks") + 1] == "leadspan_toy,leadspan_aime24"
     assert "--apply_chat_template" not in harness  # the prompts are rendered already
     assert written.lighteval is not None
@@ -242,6 +248,16 @@ def test_the_commands_name_the_model_and_the_tasks(tmp_path: Path) -> None:
         "aime24|0",
     ]
     assert written.without_lighteval == ("toy",)
+
+
+def test_tags_that_the_harness_leaves_out_of_answers_are_refused(tmp_path: Path) -> None:
+    recipe = with_tasks(tmp_path / "in")
+    tokenizer = load_tokenizer(recipe.tokenizer_path)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["</think>"]})
+    tokenizer.save_pretrained(recipe.tokenizer_path)
+    with pytest.raises(SettingsError, match="export: the tokenizer marks </think> as special"):
+        export_tasks(recipe, tmp_path / "tasks", "model")
+    assert not (tmp_path / "tasks").exists()
 
 
 def test_a_recipe_without_tasks_has_none_to_export(tmp_path: Path) -> None:
@@ -349,7 +365,11 @@ def test_the_harness_runs_the_exported_tasks(tmp_path: Path) -> None:
     written = export_tasks(recipe, tmp_path / "tasks", str(tmp_path / "student"))
     found = lm_eval.simple_evaluate(
         model="hf",
-        model_args={"pretrained": str(tmp_path / "student"), "tokenizer": recipe.tokenizer_path},
+        model_args={
+            "pretrained": str(tmp_path / "student"),
+            "tokenizer": recipe.tokenizer_path,
+            "add_bos_token": False,
+        },
         tasks=list(written.names),
         task_manager=TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False),
         device="cpu",

@@ -69,6 +69,14 @@ def export_tasks(recipe: Recipe, directory: Path, model: str) -> WrittenTasks:
     if not settings.tasks:
         raise SettingsError("export: the recipe has no evaluation.tasks; add one")
     renderer = PromptRenderer(load_tokenizer(recipe.tokenizer_path, recipe.tokenizer_revision), recipe.data.rendering)
+    tags = {renderer.rendering.think_open, renderer.rendering.think_close}
+    added = renderer.tokenizer.added_tokens_decoder.values()
+    if lost := [token.content for token in added if token.special and token.content in tags]:
+        raise SettingsError(
+            f"export: the tokenizer marks {' and '.join(lost)} as special, and lm-evaluation-harness leaves special "
+            "tokens out of answers, so that none would be finished; use `leadspan evaluate`, and --what data for the "
+            "traces"
+        )
     files: list[Path] = []
     names = [f"leadspan_{name}" for name in file_names([task.name for task in settings.tasks], "_")]
     for name, task in zip(names, settings.tasks, strict=True):
@@ -91,7 +99,8 @@ def export_tasks(recipe: Recipe, directory: Path, model: str) -> WrittenTasks:
         write_atomically(files[-1], task_yaml(name, task, sampling, files[-2]))
     # No chat template: the prompts are already rendered.
     harness = [
-        *("lm_eval", "--model", "hf", "--model_args", f"pretrained={model},dtype=auto"),
+        # Nor a token that the tokenizer adds by itself and the template does not.
+        *("lm_eval", "--model", "hf", "--model_args", f"pretrained={model},dtype=auto,add_bos_token=False"),
         *("--tasks", ",".join(names), "--include_path", str(directory)),
         *("--batch_size", str(sampling.batch_size), "--seed", str(sampling.seed), "--log_samples"),
         *("--output_path", str(directory / "results")),
@@ -117,9 +126,11 @@ def task_yaml(name: str, task: TaskSettings, sampling: SamplingSettings, problem
     """The file of one task: its problems, the sampling settings and the grading function."""
     repeats = sampling.samples_per_problem or task.samples_per_problem
     drawn: dict[str, Any] = {"do_sample": sampling.temperature > 0, "max_gen_toks": sampling.max_new_tokens}
+    # What is left out would come from the model's own generation config; these are no limits and no penalty.
+    drawn["repetition_penalty"] = 1.0
     if sampling.temperature > 0:
         drawn |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
-        drawn |= {"top_k": sampling.top_k} if sampling.top_k is not None else {}
+        drawn |= {"top_k": sampling.top_k or 0, "min_p": 0.0}
     values: dict[str, Any] = {
         "task": name,
         "dataset_path": "json",
