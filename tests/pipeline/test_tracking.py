@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from leadspan.errors import RunError
 from leadspan.pipeline.run import run, run_untrained
-from leadspan.pipeline.tracking import PROJECT, Trackers
+from leadspan.pipeline.tracking import PROJECT, TRACKERS_FILE, Trackers
 from leadspan.recipe import Recipe
 from leadspan.yaml_text import parse_yaml
 from recipes import metrics, toy_recipe
@@ -190,6 +190,15 @@ def test_a_tracker_that_cannot_be_opened_ends_the_run_and_one_that_fails_later_d
         Trackers(recipe) as it,
     ):
         it.start()
+
+
+@pytest.mark.parametrize("content", [b"{", b"7", b"\xff"])
+def test_damaged_ids_of_trackers_are_one_error(tmp_path: Path, content: bytes) -> None:
+    recipe = toy_recipe(tmp_path)
+    recipe.output.mkdir()
+    (recipe.output / TRACKERS_FILE).write_bytes(content)
+    with pytest.raises(RunError, match=r"trackers\.json: damaged; remove it, and the trackers begin runs"):
+        Trackers(recipe).start(step=2)
 
 
 def test_a_resumed_run_continues_its_run_of_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

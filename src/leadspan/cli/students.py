@@ -77,13 +77,12 @@ def evaluate(options: argparse.Namespace) -> None:
     from leadspan.results import RUN_FILE, RunResult, save_run
     from leadspan.training.result import STUDENT_DIR
 
-    trained = evaluated.run
+    trained, model = evaluated.run, (evaluated.model, evaluated.tokenizer, evaluated.rendering)
     with claimed(options.output):
         # A finished evaluation is not resumed; an interrupted one has no run.json yet.
         if (options.output / RUN_FILE).exists():
             raise RunError(f"--output {options.output}: it holds a finished run; give another directory")
         check_evaluation_output(options.output)
-        model = (evaluated.model, evaluated.tokenizer, evaluated.rendering)
         with status_line():
             results = evaluate_model(*model, settings, options.output)
         record = {"environment": environment(settings.sampling.seed), "evaluations": results}
@@ -123,7 +122,7 @@ def read_evaluation(options: argparse.Namespace) -> "tuple[ReadModel, Evaluation
     evaluated = read_model(options.model, values.pop("rendering", None))
     # A student hears the system message that it was compared under in its own run.
     recipe = evaluated.run.recipe if evaluated.run else None
-    values = {"system": recipe.evaluation.system if recipe else "", **values}
+    values.setdefault("system", recipe.evaluation.system if recipe else "")
     settings = validate(EvaluationSettings, values, "settings")
     check_tasks("TASK", settings.tasks)
     return evaluated, settings
@@ -227,8 +226,7 @@ def chat(options: argparse.Namespace) -> None:
             if len(subjects) > 1:
                 console.print(name, style="bold", highlight=False)
             console.print(answer.drawn.text, highlight=False)
-            ended = f"({'thinking closed: ' if closed else ''}{how_it_ended(answer)})"
-            console.print(ended, style="dim", highlight=False)
+            console.print(f"({'thinking closed: ' * bool(closed)}{how_it_ended(answer)})", style="dim", highlight=False)
             # The thinking is left out of the next prompt, as chat templates leave it out.
             said = answer.drawn.text.rpartition(subject.renderer.rendering.think_close)[2].strip()
             turns[name].append({"role": "assistant", "content": said})
@@ -345,8 +343,7 @@ def export(options: argparse.Namespace) -> None:
         print_plain("\n".join(f"wrote {file}" for file in tasks.files))
         print_plain(f"\nlm-evaluation-harness, in an environment that has leadspan too:\n  {tasks.harness}")
         if tasks.lighteval:
-            title = "lighteval, in an environment of its own, with its own prompts and graders"
-            print_plain(f"{title}:\n  {tasks.lighteval}")
+            print_plain(f"lighteval, in its own environment, with its own prompts and graders:\n  {tasks.lighteval}")
         if recipe.evaluation.sampling.thinking_budget is not None:
             print_plain("neither closes thinking after sampling.thinking_budget; their figures are without one")
         if tasks.without_lighteval:

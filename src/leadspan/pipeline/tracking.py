@@ -85,13 +85,18 @@ class Trackers(TrainerCallback, AbstractContextManager["Trackers"]):
         """Open the trackers, on the first rank; after `step` steps that are trained already they continue their run.
 
         Raises:
-            RunError: A tracker cannot be opened.
+            RunError: A tracker cannot be opened, or their ids are damaged.
         """
         if not process_state().is_main_process:
             return
         # A run that begins again at step 0 is a new one for the trackers.
         file = self.recipe.output / TRACKERS_FILE
-        ids: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if step and file.exists() else {}
+        ids: dict[str, str] = {}
+        if step and file.exists():
+            try:
+                ids.update(json.loads(file.read_bytes()))
+            except (ValueError, TypeError):
+                raise RunError(f"{file}: damaged; remove it, and the trackers begin runs of their own") from None
         for name in self.recipe.training.report_to:
             try:
                 ids[name] = self._begin(name, ids.get(name), step)
