@@ -89,6 +89,10 @@ CASES = {
         "exactly one of epochs and steps, and set",
     ),
     "a recipe for a world": (["world", "{recipe}"], "is a recipe, not a world; run it with `leadspan distill "),
+    "a study before its world": (
+        ["study", "{study}", "needs={{none.jsonl: leadspan world w.yaml}}"],
+        "study s: none.jsonl: missing; run `leadspan world w.yaml` first",
+    ),
     "a world for a recipe": (["distill", "{world}"], "is a world, not a recipe; run it with `leadspan world "),
     "a capture into a file": (["capture", "{recipe}", "capture.path={file}"], "capture.path = '{file}': is a file"),
     "a capture into other files": (["capture", "{recipe}", "capture.path={folder}"], "{folder}: it is not empty and"),

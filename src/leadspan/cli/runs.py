@@ -103,6 +103,7 @@ def study(options: argparse.Namespace) -> None:
     study = load_settings(Study, options.recipe, options.overrides)
     check_output("output", study.output)
     check_kind(options.recipe.parent / study.recipe, "recipe")
+    study.check_needs()
 
     load_libraries("leadspan.study.study")
     from leadspan.study.record import trials_block

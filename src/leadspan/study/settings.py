@@ -9,6 +9,7 @@ from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validat
 from pydantic_core import CoreSchema
 
 from leadspan.data.truncation import AnyPolicy
+from leadspan.errors import SettingsError
 from leadspan.faults import Rule
 from leadspan.models.settings import ModelSettings
 from leadspan.recipe import Control
@@ -161,6 +162,18 @@ class Study(Settings):
         if len(set(values)) < len(values):
             raise ValueError("each may be given only once")
         return values
+
+    def check_needs(self) -> None:
+        """Refuse a study some of whose files are missing.
+
+        Raises:
+            SettingsError: Names them, and the commands that make them.
+        """
+        lacking = {path: command for path, command in self.needs.items() if not path.exists()}
+        if lacking:
+            # Each command is named once, although it may make several files.
+            commands = ", ".join(f"`{command}`" for command in dict.fromkeys(lacking.values()))
+            raise SettingsError(f"study {self.name}: {', '.join(map(str, lacking))}: missing; run {commands} first")
 
     def conflicts(self) -> Iterator[Rule]:
         """There are seeds, and no setting is one that the study or every value of an axis sets."""

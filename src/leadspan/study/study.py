@@ -72,11 +72,7 @@ def plan_study(study: Study, study_file: Path, is_dry_run: bool = False) -> Stud
     Raises:
         LeadspanError: A recipe cannot be read, a combination breaks a rule or has no task, or the data cannot be used.
     """
-    # Each command is named once, although it may make several files.
-    lacking = {path: command for path, command in study.needs.items() if not path.exists()}
-    if lacking:
-        commands = ", ".join(f"`{command}`" for command in dict.fromkeys(lacking.values()))
-        raise SettingsError(f"study {study.name}: {', '.join(map(str, lacking))}: missing; run {commands} first")
+    study.check_needs()
     before = load_before(study, study_file)
     fingerprints = Fingerprints({trial.recipe.output: trial.fingerprint for trial in before})
     base = load_base(study, study_file)
