@@ -75,6 +75,14 @@ def test_places_and_prices_do_not_part_the_seeds_of_a_condition(make_run: MakeRu
     assert len(find_conditions(runs)) == 1
 
 
+def test_runs_of_one_name_are_called_by_their_directories(make_run: MakeRun) -> None:
+    changes = [
+        {"output": f"runs/{name}", "training": {"learning_rate": rate}} for name, rate in (("a", 1e-4), ("b", 1e-5))
+    ]
+    runs = [make_run("lead 0.5", 10, name="mine", settings=settings) for settings in changes]
+    assert [one.name for one in find_conditions(runs)] == ["lead 0.5 (mine) in a", "lead 0.5 (mine) in b"]
+
+
 def test_the_same_run_twice_is_no_second_seed(make_run: MakeRun) -> None:
     runs = [make_run("lead 0.5", 10), make_run("lead 0.5", 10)]
     assert [(one.name, len(one.runs)) for one in find_conditions(runs)] == [("lead 0.5 #1", 1), ("lead 0.5 #2", 1)]

@@ -240,7 +240,7 @@ def find_conditions(runs: Sequence[RunResult]) -> list[Condition]:
 def _names(groups: Sequence[tuple[RunResult, ...]]) -> list[str]:
     """The name that a study gave the trial; else the label, with the run's name where conditions share the label.
 
-    Numbered where they share that too.
+    Where they share that too, a single run has its directory's name, and others are numbered.
     """
     shared = Counter(runs[0].label for runs in groups)
     names: list[str] = []
@@ -252,10 +252,13 @@ def _names(groups: Sequence[tuple[RunResult, ...]]) -> list[str]:
         # A run's name that begins with the label says all that the label says.
         full_name = name if is_condition or name.startswith(label) else f"{label} ({name})"
         names.append(full_name if is_condition or shared[label] > 1 else label)
+    recipes = [run.recipe if not more else None for run, *more in groups]
+    in_directories = [f"{name} in {r.output.name}" if r else name for name, r in zip(names, recipes, strict=True)]
     repeated, seen = Counter(names), Counter[str]()
-    for index, name in enumerate(names):
+    for index, (name, in_directory) in enumerate(zip(names.copy(), in_directories, strict=True)):
         seen[name] += 1
-        names[index] = f"{name} #{seen[name]}" if repeated[name] > 1 else name
+        if repeated[name] > 1:
+            names[index] = in_directory if in_directories.count(in_directory) == 1 else f"{name} #{seen[name]}"
     return names
 
 
