@@ -8,12 +8,13 @@ from leadspan.costs.memory import MemoryByPart
 from leadspan.errors import RunError
 from leadspan.report.content import Report, build_report
 from leadspan.report.document import INTRODUCTION
+from leadspan.report.evidence import _cost_elements
 from leadspan.report.figures import PALETTE, chart_data
 from leadspan.report.inputs import ReportInputs
 from leadspan.report.write import report_text, sorted_by
 from leadspan.results import RunResult
 from leadspan.study.record import CaptureRecord, StudyRecord, TrialRecord
-from leadspan.tables import Cell
+from leadspan.tables import MISSING, Block, Cell
 from leadspan.training.result import StepSeconds
 from made_runs import made_study, pretrained, training
 
@@ -157,6 +158,21 @@ def test_figures_draw_display_units(study: list[RunResult], report_of: Callable[
     ]  # fmt: skip
     curve = {"label": "full", "policy": "full", "steps": [0, 5, 10], "losses": [2.0, 1.75, 1.5]}
     assert data["validation"][0] == curve
+
+
+def test_parts_that_are_not_known_are_no_zeros(study: list[RunResult], report_of: Callable[..., Report]) -> None:
+    bars = [
+        {"label": "full", "policy": "full", "kind": kind, "parts": {"total": total, "weights": weights}}
+        for kind, total, weights in (("measured", 100, 0), ("predicted", 0, 80))
+    ]
+    memory = {
+        "title": "Peak memory (B)",
+        "bars": bars,
+        "parts": {"total": "total, parts unknown", "weights": "weights"},
+    }
+    elements = _cost_elements(report_of(study), {"splits": {"memory": memory}}, "")
+    table = next(element for element in elements if isinstance(element, Block))
+    assert table.rows == (("full", "measured", "100 (100 %)", MISSING), ("full", "predicted", MISSING, "80 (100 %)"))
 
 
 def test_bars_are_means_over_seeds(make_run: MakeRun, report_of: Callable[..., Report]) -> None:

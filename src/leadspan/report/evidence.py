@@ -102,8 +102,13 @@ def _cost_elements(report: Report, charts: Mapping[str, Any], trained_on: str) -
         rows: list[tuple[str, ...]] = []
         for bar in chart["bars"]:
             # Predicted parts have the same order as measured ones, so one header serves both.
-            of_bar = shares(bar["parts"])
-            cells = [Cell(f"{value:.3g} ({percent(of_bar[part])})", value) for part, value in bar["parts"].items()]
+            of_bar, is_total = shares(bar["parts"]), bool(bar["parts"].get("total"))
+            cells = [
+                MISSING  # a bar has a total or parts
+                if "total" in bar["parts"] and (part == "total") != is_total
+                else Cell(f"{value:.3g} ({percent(of_bar[part])})", value)
+                for part, value in bar["parts"].items()
+            ]
             rows.append((bar["label"], bar["kind"], *cells))
         header = ("Policy", "Kind", *chart["parts"].values())
         policies = tuple(bar["policy"] for bar in chart["bars"])
