@@ -364,6 +364,12 @@ def test_two_sharded_ranks_write_the_student_of_one_process(tmp_path: Path, chan
 
 
 @pytest.mark.slow
+def test_a_teacher_is_sharded_like_its_student(tmp_path: Path) -> None:
+    for ended in run_ranks(tmp_path, partial(sharded_run.check_teacher, tiny(hidden=48, seed=2)), 2):
+        assert ended.code == 0, ended.said
+
+
+@pytest.mark.slow
 def test_what_the_first_rank_refuses_is_one_error_and_no_traceback_of_the_others(tmp_path: Path) -> None:
     path = write_recipe(toy_recipe(tmp_path), tmp_path / "recipe.yaml")
     first, *others = run_ranks(tmp_path, ["distill", str(path)], 3)

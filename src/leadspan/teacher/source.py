@@ -15,6 +15,7 @@ from typing import cast
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import fsdp2_prepare_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from leadspan.costs.flops import ModelShape, head_only
@@ -157,8 +158,13 @@ class LiveTeacher(TeacherSource):
         return None if head_of(self.model).weight.shape[0] == student_rows else tokenizer_size
 
     def prepare(self, accelerator: Accelerator) -> None:
-        """Move or shard the model as the student's wrapper does."""
-        prepared = accelerator.prepare_model(cast(torch.nn.Module, self.model), evaluation_mode=True)
+        """Move the model, or shard it where the student is sharded; packed weights stay whole."""
+        model = cast(torch.nn.Module, self.model)
+        if accelerator.is_fsdp2 and not getattr(model, "is_quantized", False):
+            # With FSDP `prepare_model` neither shards nor moves a model that is not trained.
+            prepared = fsdp2_prepare_model(accelerator, model)
+        else:
+            prepared = accelerator.prepare_model(model, device_placement=True, evaluation_mode=True)
         self.model = cast(PreTrainedModel, prepared)
 
     def targets(self, batch: Batch) -> Targets | None:
