@@ -60,9 +60,12 @@ def test_progress_tells_the_time_left_at_the_speed_of_this_process() -> None:
         report_detail("64 tokens")
         assert handler.share == 0.5
         Progress("reading", None, "records").report(1200)
-        unlike = Progress("checking", 4, "checks", are_alike=False)
+        unlike = Progress("checking", 4, "checks", work=())
         unlike._start -= 10
         unlike.report(1, ", labels")
+        rising = Progress("calibrating", 4, "steps", work=[1, 3, 3, 3])
+        rising._start -= 10
+        rising.report(1)  # a tenth of the work
         assert handler.share == 0.25
         progress.report(8)
     assert lines == [
@@ -70,6 +73,7 @@ def test_progress_tells_the_time_left_at_the_speed_of_this_process() -> None:
         "training: 4/8 steps, loss 1.5, 20 s left; 64 tokens",
         "reading: 1,200 records",
         "checking: 1/4 checks, labels",
+        "calibrating: 1/4 steps, 1 min 30 s left",
         "training: 8/8 steps",
     ]
 

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -61,17 +61,17 @@ def report_detail(text: str) -> None:
 class Progress:
     """Reports the progress of a stage and the time left, a few times per second at most, and at its end."""
 
-    def __init__(self, stage: str, total: int | None, unit: str, done: int = 0, are_alike: bool = True):
+    def __init__(self, stage: str, total: int | None, unit: str, done: int = 0, work: Sequence[float] | None = None):
         """Start the clock; `done` units were done before, and the total is None where it is unknown.
 
-        Units that are not alike take different times each, so no time left is shown.
+        `work` is that of each unit, where some take longer than others; empty where it is not known, and then no time
+        left is shown.
         """
-        self.stage, self.total, self.unit = stage, total, unit
-        self._are_alike = are_alike
+        self.stage, self.total, self.unit, self._work = stage, total, unit, work
         self._begun, self._start, self._reported_at = done, time.perf_counter(), -math.inf
 
     def report(self, done: int, detail: str = "") -> None:
-        """Report the units done; the time left assumes that the rest is as fast as the units done since the start."""
+        """Report the units done; the time left assumes that the rest is as fast as what was done since the start."""
         now = time.perf_counter()
         if now - self._reported_at < STATUS_SECONDS and done != self.total:
             return
@@ -79,9 +79,11 @@ class Progress:
         if not self.total:
             report_status(f"{self.stage}: {done:,} {self.unit}{detail}")
             return
-        new = done - self._begun
-        seconds = (now - self._start) * (self.total - done) / new if new > 0 else 0.0
-        remaining = f", {duration(seconds)} left" if seconds and self._are_alike else ""
+        new, left = done - self._begun, self.total - done
+        if self._work is not None:
+            new, left = sum(self._work[self._begun : done]), sum(self._work[done:])
+        seconds = (now - self._start) * left / new if new > 0 else 0.0
+        remaining = f", {duration(seconds)} left" if seconds else ""
         text = f"{self.stage}: {done:,}/{self.total:,} {self.unit}{detail}{remaining}"
         _logger.info("%s", text, extra={"share": done / self.total})
 

@@ -126,8 +126,8 @@ def audit(options: argparse.Namespace) -> None:
     argument(
         "--calibrate",
         action="store_true",
-        help="measure the time: run a few real steps of the recipe's models and data on this machine, and write the "
-        "rates to plan.calibration, if it is set",
+        help="measure the time: run six real steps of the recipe's models and data on this machine for each policy, "
+        "with one --cut for that and the recipe's own, and write the rates to plan.calibration, if it is set",
     ),
     JSON,
 )

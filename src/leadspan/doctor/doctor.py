@@ -268,7 +268,7 @@ def examine(recipe: Recipe, num_examples: int) -> list[Check]:
     sample, excerpts = ([rows[i] for i in range(min(num_examples, len(rows)))] for rows in (complete, begun))
     inputs = CheckInputs(recipe, data, student, teacher, sample, excerpts, device)
     checks: list[Check] = []
-    progress = Progress("checking", len(_CHECKS), "checks", are_alike=False)
+    progress = Progress("checking", len(_CHECKS), "checks", work=())
     for number, check in enumerate(_CHECKS):
         progress.report(number, f", {check.__name__.replace('_', ' ')}")
         checks += check(inputs)

@@ -74,6 +74,7 @@ def calibrate(
         )
     sides = sorted(sides, key=lambda side: sum(side.lengths))
     (course, sizes), num_rising = _course(model, sides, num_rounds), 2 * len(sides)
+    flops = [model.flops(of_step) for of_step in sizes]
     clock, peaks = Clock(), _Peaks()
     set_seed(inputs.seed)
     # A constant rate and no trackers: nothing but the cost of the steps is measured.
@@ -87,12 +88,14 @@ def calibrate(
             trained, inputs.teacher, examples, None, course.plan, [], arguments, selection=inputs.selection
         )
         trainer.remove_callback(PrinterCallback)  # it would print losses, which mean nothing here
-        for callback in (clock, peaks, ProgressCallback("calibrating")):
+        # Short steps come first: by their number alone, the time left would be a fraction of what it is.
+        progress = ProgressCallback(f"calibrating {len(sides)} policies", work=[each.total for each in flops])
+        for callback in (clock, peaks, progress):
             trainer.add_callback(callback)
         trainer.train()
     # Of the rising part every second step: the first of each side allocates.
     counted = [step for step in range(course.num_steps) if step >= num_rising or step % 2]
-    work = [StepWork.of(model.flops(sizes[step]), len(sizes[step])) for step in counted]
+    work = [StepWork.of(flops[step], len(sizes[step])) for step in counted]
     rates, error = fit_rates(work, [clock.durations[step] for step in counted])
     # The peak after the second step of each side; it never falls, hence the running maximum of the predictions.
     risen = range(1, num_rising, 2)

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -210,6 +210,7 @@ class ProgressCallback(TrainerCallback):
     """Reports steps, time left, loss and speed on the status line."""
 
     stage: str = "training"
+    work: Sequence[float] | None = None  # of each step, where some are known to take longer than others
     figures: dict[str, float] = field(default_factory=dict)  # none is logged yet
     _steps: Progress | None = None
 
@@ -223,7 +224,7 @@ class ProgressCallback(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Start to count at the step where this process starts to train."""
-        self._steps = self._steps or Progress(self.stage, state.max_steps, "steps", state.global_step)
+        self._steps = self._steps or Progress(self.stage, state.max_steps, "steps", state.global_step, self.work)
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Report steps, loss and speed."""
