@@ -16,6 +16,7 @@ from leadspan.stages import checked_teacher, training_inputs
 from leadspan.training.result import TrainResult
 from leadspan.training.train import load_models
 from recipes import toy_recipe
+from toys import VOCAB, tiny
 
 SELECTIONS: dict[str, dict[str, Any]] = {
     "student entropy": {"kind": "student_entropy", "share": 0.3},
@@ -44,9 +45,14 @@ def predicted_and_trained(recipe: Any) -> tuple[Prediction, TrainResult]:
 def test_predicted_counts_are_those_of_the_run(kind: str, cut: str, tmp_path: Path) -> None:
     supervision = {"cot": 1, "answer": 2, "token_selection": SELECTIONS[kind]}
     batching = {"kind": "tokens", "tokens_per_batch": 600, "batches_per_step": 1}
-    recipe = toy_recipe(tmp_path, steps=3, cut=CUTS[cut], supervision=supervision, batching=batching)
-    predicted, trained = predicted_and_trained(recipe)
+    # A head with padding: the tokens that both models have are compared, and no others are computed.
+    teacher = tiny(hidden=48, vocab=VOCAB + 7, seed=2).model_dump()
+    changes = {"cut": CUTS[cut], "supervision": supervision, "batching": batching, "teacher": teacher}
+    predicted, trained = predicted_and_trained(toy_recipe(tmp_path, steps=3, **changes))
     assert predicted.flops == trained.flops
+    if kind == "random":  # forward and twice that backward, and nothing is scored
+        assert trained.flops.student_head == 3 * 2 * 32 * VOCAB * trained.num_weighted_tokens
+        assert trained.flops.teacher_head == 2 * 48 * VOCAB * trained.num_weighted_tokens
     assert predicted.num_tokens == trained.num_tokens and predicted.num_weighted_tokens == trained.num_weighted_tokens
 
 

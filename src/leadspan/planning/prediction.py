@@ -86,18 +86,17 @@ def cost_model_of(recipe: Recipe, renderer: Renderer, num_ranks: int | None = No
     else:
         use_bf16 = uses_bf16(training.precision, recipe.student)
     student = student_shape(recipe)
+    source, teacher, entries = None, None, student.vocab_size
     try:
         source = teacher_source(recipe)
-        teacher = source.shape()
     except TargetsError:
         # The store is yet to be captured; with hidden states, `capture` will write the teacher's head into it.
-        source, teacher = None, None
         if recipe.local_teacher is not None and isinstance(recipe.capture.codec, Hidden):
             shape = shape_from(recipe.local_teacher)
             teacher = head_only(shape.hidden_size, shape.vocab_size)
-    entries = student.vocab_size
-    if teacher is not None and teacher.vocab_size != student.vocab_size:
-        entries = renderer.num_ids  # rows beyond it are padding of one head or the other
+            entries = entries if shape.vocab_size == entries else renderer.num_ids
+    else:
+        teacher, entries = source.shape(), source.shared_tokens(entries, renderer.num_ids) or entries
     on_gpu = torch.cuda.is_available() if device is None else device.bfloat16
     chunk = recipe.loss.chunk_tokens or default_chunk(torch.device("cuda" if on_gpu else "cpu"), entries)
     memory = MemoryModel(

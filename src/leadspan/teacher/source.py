@@ -154,8 +154,8 @@ class LiveTeacher(TeacherSource):
 
     def shared_tokens(self, student_rows: int, tokenizer_size: int) -> int | None:
         """The tokenizer's tokens, where the two heads are padded differently."""
-        assert self.model is not None, "loaded before"
-        return None if head_of(self.model).weight.shape[0] == student_rows else tokenizer_size
+        shape = self.shape()
+        return None if shape is None or shape.vocab_size == student_rows else tokenizer_size
 
     def prepare(self, accelerator: Accelerator) -> None:
         """Move the model, or shard it where the student is sharded; packed weights stay whole."""

@@ -200,7 +200,8 @@ def load_models(
     """Load the student in float32, with objective and adapters, and the teacher in the type of the run.
 
     Returns:
-        The model to train, and the shapes of the student and of the part of the teacher that computes.
+        The model to train, and the shapes of the student and of the part of the teacher that computes, as far as they
+        compute.
 
     Raises:
         ModelError: Student and teacher do not fit each other, the data or the adapters.
@@ -214,6 +215,9 @@ def load_models(
     inputs.teacher.load(torch.bfloat16 if use_bf16 else torch.float32, tokenizer)
     vocab_size = inputs.teacher.shared_tokens(num_rows, inputs.renderer.num_ids)
     student_shape, teacher_shape = shape_of(student), inputs.teacher.shape()
+    if vocab_size is not None:  # what pads either head is not projected
+        student_shape = replace(student_shape, vocab_size=vocab_size)
+        teacher_shape = teacher_shape and replace(teacher_shape, vocab_size=vocab_size)
     attach_objective(student, loss, vocab_size, inputs.selection, inputs.end_ids)
     if settings.lora is None:
         return student, (student_shape, teacher_shape)
