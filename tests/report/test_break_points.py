@@ -112,7 +112,7 @@ def test_the_sentence_names_the_uncut_run_and_says_why_nothing_was_predicted(mak
     found = only(mixes(make_run, {0.25: 90, 0.5: 240, 0.75: 297}))
     assert found.predicted is None and found.measured is not None
     assert [break_point_sentence(found)] == [
-        "mix 0.9 lead: keeps 90 % of full, checked's accuracy from p = 0.63 (95 % interval: from 0.50 to 0.75) on; not "
+        "mix 0.9 lead: keeps 90 % of full, checked's accuracy from p = 0.63 (95 % interval: from 0.5 to 0.75) on; not "
         "predicted: it is part of the prediction of costs, which these runs lack."
     ]
     tails = only(mixes(make_run, {0.25: 90, 0.5: 297}, "tail"))
@@ -152,7 +152,7 @@ def test_the_uncut_run_is_no_end_of_a_lead_that_takes_the_stop_away(make_run: Ma
     assert found.measured is None and found.reason is not None and not found.is_continuous
     assert "these cuts do not become full at p = 1" in found.reason and "uncut" not in found.reason
     (sentence,) = [break_point_sentence(found)]
-    assert "(interval: from 0.50 on; nothing above 0.5 was tried)" in sentence and "to uncut" not in sentence
+    assert "(interval: from 0.5 on; nothing above 0.5 was tried)" in sentence and "to uncut" not in sentence
     inside = only(runs_of(make_run, {0.25: 90, 0.5: 268, 0.75: 272}))  # the last is noisy too
     assert inside.measured is not None and inside.measured.high == 1.0
     assert "from 0.25 on; nothing above 0.75 was tried" in measured_text(inside)
@@ -191,7 +191,10 @@ def test_the_interval_reaches_as_far_as_retention_is_unsure(make_run: MakeRun) -
 def test_an_end_of_zero_is_said_to_be_untried(make_run: MakeRun) -> None:
     found = only(mixes(make_run, {0.25: 268, 0.5: 299}))  # 0.89 at the smallest tested p
     assert found.measured is not None and found.measured.low == 0.0
-    assert "(95 % interval: up to 0.50; nothing below 0.25 was tried)" in measured_text(found)
+    assert "(95 % interval: up to 0.5; nothing below 0.25 was tried)" in measured_text(found)
+    assert found.measured is not None
+    measured = found.measured.model_copy(update={"low": 0.125, "high": 0.375})
+    assert "from 0.125 to 0.375)" in measured_text(found.model_copy(update={"measured": measured}))
 
 
 def test_the_prediction_of_a_lead_stands_beside_the_measurement(make_run: MakeRun) -> None:

@@ -268,12 +268,12 @@ def break_point_sentence(point: BreakPoint) -> str:
 
 def _ends_text(point: BreakPoint, low: float, high: float) -> str:
     """The ends of the interval; where one is 0 or 1, beyond the tested p, that nothing there was tried."""
-    # 0 and 1 are no measurements but the ends of what can be tried.
+    # 0 and 1 are no measurements but the ends of what can be tried; all others are tested p.
     untried = [f"nothing below {point.tested[0]:g} was tried"] if low == 0 else []
     if high == 1 and not point.is_continuous:
         untried += [f"nothing above {point.tested[-1]:g} was tried"] if point.tested[-1] < 1 else []
-        ends = f"from {low:.2f} on" if low else "anywhere"
+        ends = f"from {low:g} on" if low else "anywhere"
     else:
-        upper = "uncut" if high == 1 else f"{high:.2f}"
-        ends = f"from {low:.2f} to {upper}" if low else f"up to {upper}"
+        upper = "uncut" if high == 1 else f"{high:g}"
+        ends = f"from {low:g} to {upper}" if low else f"up to {upper}"
     return "; ".join([ends, *untried])
