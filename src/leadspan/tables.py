@@ -5,6 +5,7 @@ the report's templates for HTML.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Literal
@@ -28,6 +29,12 @@ _UNITS: dict[CostName, tuple[tuple[float, str], ...]] = {
     "energy_joules": ((3.6e6, "kWh"), (3.6e3, "Wh"), (1.0, "J")),
     "money": ((1.0, ""),),
 }
+
+
+def listed(labels: Iterable[str]) -> str:
+    """Labels one after the other, with semicolons between them where one of them has a comma."""
+    names = list(labels)
+    return ("; " if any("," in name for name in names) else ", ").join(names)
 
 
 class Cell(str):

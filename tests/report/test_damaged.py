@@ -150,6 +150,9 @@ def test_a_study_s_damaged_or_vanished_runs_are_refused_by_name(runs_at: list[Pa
     gathered = read_inputs([folder])
     assert [run.label for run in gathered.runs] == ["teacher", "base", "full"]
     assert [name in reason for name, reason in zip(("lead-0.5", "vanished", "a\0b"), gathered.refused, strict=True)]
+    # so the report does not say that all trials are complete
+    states = [(trial.name, trial.state) for trial in gathered.studies[0].trials]
+    assert states == list(zip(names, ("done", "done", "done", "waiting", "waiting", "waiting"), strict=True))
 
 
 def test_a_damaged_audit_beside_the_runs_is_refused_by_name(runs_at: list[Path]) -> None:

@@ -15,6 +15,7 @@ from leadspan.report.inputs import find_conditions, read_inputs
 from leadspan.report.recommendation import recommend
 from leadspan.report.rows import Frontier, Row, by_cost, currencies_of
 from leadspan.results import Prediction, RunResult, save_run
+from leadspan.tables import listed
 from made_runs import UNTAUGHT
 
 MakeRun = Callable[..., RunResult]
@@ -232,6 +233,11 @@ def test_a_share_over_one_shared_seed_is_not_said_to_cover_the_seeds(make_run: M
     runs += [make_run("lead 0.5", 15, seed=seed) for seed in (1, 2)]
     covered = "which cover the variation between seeds (the shares of lead 0.5 do not: one seed is shared): bootstrap"
     assert covered in captions(only(runs))[0]
+
+
+def test_labels_with_commas_are_listed_with_semicolons() -> None:
+    assert listed(["full", "lead 0.5"]) == "full, lead 0.5"
+    assert listed(["full, LoRA", "full, teacher"]) == "full, LoRA; full, teacher"
 
 
 def test_prices_in_two_currencies_are_not_compared(make_run: MakeRun) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from leadspan.report.rows import Frontier, Row, RowRetention
-from leadspan.tables import MISSING, percent, percent_interval, points
+from leadspan.tables import MISSING, listed, percent, percent_interval, points
 
 
 def sample_size(frontier: Frontier) -> str:
@@ -38,9 +38,9 @@ def captions(frontier: Frontier) -> list[str]:
     level = percent(rows[0].accuracy.level)
     has_seeds = any(len(row.seeds) > 1 for row in rows)
     above = ", runs above by Student's t" if has_seeds else ""
-    not_covered = f"for {', '.join(one_seed)} do not cover" if one_seed else "cover"
+    not_covered = f"for {listed(one_seed)} do not cover" if one_seed else "cover"
     coverage = f", which {not_covered if has_seeds else 'do not cover'} the variation between seeds"
-    coverage += f" (the shares of {', '.join(of_one_seed)} do not: one seed is shared)" if of_one_seed else ""
+    coverage += f" (the shares of {listed(of_one_seed)} do not: one seed is shared)" if of_one_seed else ""
     return [
         # `Interval.method` in the JSON has the case of each figure.
         f"Intervals of {level}{coverage}: bootstrap over problems, samples within{above}, paired where two are "
@@ -57,7 +57,6 @@ def _refusals(what: str, compared: Mapping[str, RowRetention]) -> list[str]:
         if comparison.reason:
             labels.setdefault(comparison.reason, []).append(label)
     whose = {
-        reason: f" of {', '.join(refused)}" if len(refused) < len(compared) else ""
-        for reason, refused in labels.items()
+        reason: f" of {listed(refused)}" if len(refused) < len(compared) else "" for reason, refused in labels.items()
     }
     return [f"{what}{rows} was refused: {reason}." for reason, rows in whose.items()]

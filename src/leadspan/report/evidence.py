@@ -23,7 +23,7 @@ from leadspan.report.rows import COST_TITLES, error_text, shares
 from leadspan.report.samples import MEASURES, NUM_TENTHS, OUTCOMES
 from leadspan.results import predicted_and_measured
 from leadspan.study.settings import RayExecutor
-from leadspan.tables import MISSING, Block, Cell, CostName, percent, quantity
+from leadspan.tables import MISSING, Block, Cell, CostName, listed, percent, quantity
 
 _NO_RESULT = {"running": "still running, or interrupted", "waiting": "not run yet"}
 MAX_LINES = 8
@@ -288,7 +288,7 @@ def _cut_elements(report: Report) -> Iterator[Element]:
     for label, run in report.runs.items():
         for reason, number in run.refused.items():
             runs_of.setdefault((reason, number), []).append(label)
-    refused = [(reason, ", ".join(labels), Cell(f"{number:,}", number)) for (reason, number), labels in runs_of.items()]
+    refused = [(reason, listed(labels), Cell(f"{number:,}", number)) for (reason, number), labels in runs_of.items()]
     if refused:
         note = "Records of the trace sources that could not be used, by reason."
         yield Block("Records refused", ("Reason", "In runs", "Records"), tuple(refused), note, num_text=2)

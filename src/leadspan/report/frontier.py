@@ -28,7 +28,7 @@ from leadspan.statistics.intervals import (
     simultaneous_retention,
 )
 from leadspan.statistics.resampling import Runs, Scores, sign_flip_test
-from leadspan.tables import quantity
+from leadspan.tables import listed, quantity
 from leadspan.teacher.settings import Served, StoredTargets
 
 MAX_RATE_RATIO = 1.5
@@ -256,11 +256,11 @@ def _notes(rows: Sequence[Row], clock: str | None) -> list[str]:
         candidates = {label for label, recipe in recipes.items() if recipe is not None and recipe.has_teacher}
         alone = [row.label for row in students if row.reference is None and row.label not in {*references, *candidates}]
         why = "because none of the same student was distilled from a teacher and is no control"
-        notes = [f"Compared with no uncut run, {why}: {', '.join(alone)}."] if alone else []
+        notes = [f"Compared with no uncut run, {why}: {listed(alone)}."] if alone else []
         # A reader has to know which of several baselines a row has.
         if len(references) > 1:
             rule = "each row is compared with the one whose recipe differs from its own in the fewest settings"
-            notes.append(f"{len(references)} conditions are uncut ({', '.join(references)}): {rule}.")
+            notes.append(f"{len(references)} conditions are uncut ({listed(references)}): {rule}.")
     notes += _other_differences(students)
     seeds = {row.label: tuple(row.seeds) for row in rows}
     # Comparisons that omit a run of the row's or of its reference's, or pair different seeds.
@@ -272,16 +272,16 @@ def _notes(rows: Sequence[Row], clock: str | None) -> list[str]:
         # All seeds were compared with their own: nothing to say.
         if compared == seeds[row.label] == of_reference:
             continue
-        listed = ", ".join(map(str, compared))
-        how = f"compared with {row.reference} over the shared seeds ({listed})."
+        shared = ", ".join(map(str, compared))
+        how = f"compared with {row.reference} over the shared seeds ({shared})."
         if not set(compared) <= set(of_reference):
             how = (
-                f"no seed is shared with {row.reference}, so its seeds ({listed}) are compared with those of "
+                f"no seed is shared with {row.reference}, so its seeds ({shared}) are compared with those of "
                 f"{row.reference} ({', '.join(map(str, of_reference))})."
             )
         # Rows that share a reason share a sentence.
         labels.setdefault(how, []).append(row.label)
-    notes += [f"{', '.join(names)}: {how}" for how, names in labels.items()]
+    notes += [f"{listed(names)}: {how}" for how, names in labels.items()]
     # A process counts what it holds, an allocator what it handed out.
     sources = dict.fromkeys(run.train.memory_source for row in students for run in row.runs if run.train)
     currencies = currencies_of(run for row in rows for run in row.runs)
@@ -313,4 +313,4 @@ def _other_differences(students: Sequence[Row]) -> list[str]:
         if names := dict.fromkeys(".".join(key.split(".")[:2]) for key in keys):
             text = f"besides the cut, these settings differ from those of {row.reference}: {', '.join(names)}."
             labels.setdefault(text, []).append(row.label)
-    return [f"{', '.join(several)}: {text}" for text, several in labels.items()]
+    return [f"{listed(several)}: {text}" for text, several in labels.items()]

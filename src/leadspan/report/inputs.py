@@ -86,14 +86,13 @@ def _stored_at(path: Path) -> ReportInputs:
     else:
         # Sorted, because the order of a directory differs between machines.
         trials = {file.parent: None for file in sorted(path.glob(f"*/{RUN_FILE}"))}
-    runs: dict[Path, RunResult] = {}
-    refused: list[str] = []
+    runs, faults = dict[Path, RunResult](), dict[Path, str]()
     for directory, trial in trials.items():
         try:
             run = load_run(directory)
         # One damaged run does not take the others with it.
         except RunError as error:
-            refused.append(str(error))
+            faults[directory] = str(error)
             continue
         if study and trial:
             # The record has the last word on identity and price: a study that was changed may have renamed a condition.
@@ -102,7 +101,12 @@ def _stored_at(path: Path) -> ReportInputs:
             recipe = run.recipe and run.recipe.model_copy(update=changes)
             run = run.model_copy(update={"name": trial.name, "control": trial.control, "recipe": recipe})
         runs[directory] = run
-    return ReportInputs(tuple(runs.values()), tuple(runs), studies=(study,) if study else (), refused=tuple(refused))
+    if study:
+        lost = {"state": "waiting", "message": "its run cannot be read, so a study would run it again"}
+        known = [trial.model_copy(update=lost) if path / trial.directory in faults else trial for trial in study.trials]
+        study = study.model_copy(update={"trials": known})
+    studies = (study,) if study else ()
+    return ReportInputs(tuple(runs.values()), tuple(runs), studies=studies, refused=tuple(faults.values()))
 
 
 def read_inputs(paths: Sequence[Path | str], audits: Sequence[Path] = ()) -> ReportInputs:
@@ -134,9 +138,8 @@ def read_inputs(paths: Sequence[Path | str], audits: Sequence[Path] = ()) -> Rep
         path = [*missing, *stored][0]
         for study in stored[path].studies:
             raise RunError(f"{path}: none of the {len(study.trials)} trials of the study is complete; run the study")
-        if missing:
-            raise RunError(f"{path}: no such directory; give a run directory or its parent")
-        raise RunError(f"{path}: no {RUN_FILE} in it or one level below; give a run directory or its parent")
+        what = "no such directory" if missing else f"no {RUN_FILE} in it or one level below"
+        raise RunError(f"{path}: {what}; give a run directory or its parent")
     loaded = {path.resolve(): load_audit(path) for path in audits}
     directories = tuple(directory for directory, _ in runs.values())
     for path in (directory / AUDIT_FILE for directory in (*stored, *directories)):

@@ -19,7 +19,7 @@ from leadspan.report.frontier import shared_seeds
 from leadspan.report.rows import COST_WORDS, Frontier, Row, by_cost
 from leadspan.settings import Settings, validate
 from leadspan.statistics.power import Claim, expected_from, problems_needed
-from leadspan.tables import CostName, percent, percent_interval, points, quantity
+from leadspan.tables import CostName, listed, percent, percent_interval, points, quantity
 
 _CONTROL_WORDS = {
     "equal_tokens": "the same cut trained on as many tokens as the uncut run",
@@ -160,7 +160,7 @@ def _nothing(frontier: Frontier, policies: Sequence[Row]) -> Answer:
 
 def _differences(policies: Sequence[Row]) -> str:
     """The differences in accuracy of policies whose ratio was refused; "" where there is none."""
-    differences = ", ".join(
+    differences = listed(
         f"{row.label} {points(row.retention.difference)}"
         for row in policies
         if row.retention and row.retention.difference and not row.retention.ratio
