@@ -43,7 +43,7 @@ SIZES = {
     "num_traces": 8000,
     "num_problems": 240,
     "teacher_steps": 1000,
-    "student_steps": 300,
+    "student_steps": 400,
     "max_new_tokens": 200,  # no right answer is longer than 140
 }
 # The next commands, in the order in which to run them, with what each shows.
