@@ -260,6 +260,12 @@ def flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any
             yield f"{before}{name}", value
 
 
+def without(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """All settings except those named and those nested in them."""
+    nested = tuple(f"{name}." for name in names)
+    return {key: value for key, value in settings.items() if key not in names and not key.startswith(nested)}
+
+
 def dump_yaml(settings: Settings) -> str:
     """The settings as a YAML document that `load_settings` reads back to an equal object."""
     stream = io.StringIO()

@@ -11,11 +11,11 @@ from rich.console import Console
 from leadspan.costs.flops import FlopsByPart
 from leadspan.costs.memory import MemoryByPart
 from leadspan.data.truncation.policy import STOP_REMEDY
-from leadspan.report.captions import captions, retention_text, sample_size
+from leadspan.report.captions import captions, cuts_explained, retention_text, sample_size
 from leadspan.report.content import Report, warnings_on
 from leadspan.report.document import rows_block
 from leadspan.report.frontier import build_frontiers
-from leadspan.report.rows import Frontier, cuts_explained, error_text
+from leadspan.report.rows import Frontier, error_text
 from leadspan.report.write import print_report, report_text, run_summary
 from leadspan.results import Prediction, RunResult
 from leadspan.statistics.intervals import Interval

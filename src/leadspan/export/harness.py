@@ -69,13 +69,12 @@ def export_tasks(recipe: Recipe, directory: Path, model: str) -> WrittenTasks:
     if not settings.tasks:
         raise SettingsError("export: the recipe has no evaluation.tasks; add one")
     renderer = PromptRenderer(load_tokenizer(recipe.tokenizer_path, recipe.tokenizer_revision), recipe.data.rendering)
-    tags = {renderer.rendering.think_open, renderer.rendering.think_close}
+    tags = renderer.rendering.model_dump(include={"think_open", "think_close"})
     added = renderer.tokenizer.added_tokens_decoder.values()
-    if lost := [token.content for token in added if token.special and token.content in tags]:
+    if lost := [token.content for token in added if token.special and token.content in tags.values()]:
         raise SettingsError(
-            f"export: the tokenizer marks {' and '.join(lost)} as special, and lm-evaluation-harness leaves special "
-            "tokens out of answers, so that none would be finished; use `leadspan evaluate`, and --what data for the "
-            "traces"
+            f"export: the tokenizer marks {' and '.join(lost)} as special, and lm-evaluation-harness leaves these "
+            "tokens out of answers, so that none would be finished; use `leadspan evaluate`, and --what data for traces"
         )
     files: list[Path] = []
     names = [f"leadspan_{name}" for name in file_names([task.name for task in settings.tasks], "_")]
@@ -89,8 +88,7 @@ def export_tasks(recipe: Recipe, directory: Path, model: str) -> WrittenTasks:
                 "prompt": prompt,
                 "gold": problem.entry or problem.gold,
                 "choices": list(problem.choices),
-                "think_open": renderer.rendering.think_open,
-                "think_close": renderer.rendering.think_close,
+                **tags,
             }
             for problem, prompt in zip(problems, prompts, strict=True)
         ]

@@ -35,9 +35,9 @@ from numpy.typing import NDArray
 
 from leadspan.data.truncation import Lead, Policy
 from leadspan.errors import EvaluationError
-from leadspan.report.inputs import flat, without
+from leadspan.report.inputs import flat
 from leadspan.report.rows import Frontier, Row
-from leadspan.settings import Settings
+from leadspan.settings import Settings, without
 from leadspan.statistics.intervals import Interval, drawn_ratios, retention
 from leadspan.statistics.resampling import USUAL, resample
 from leadspan.tables import MISSING, percent

@@ -1,7 +1,8 @@
-"""The sentences about the rows of a task: its size, what a row kept, how the intervals were made, what was refused."""
+"""The sentences about the rows of a task: their cuts, its size, what was kept or refused, how intervals were made."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from leadspan.data.truncation import Budget, Full, Lead, LeadAnswer, LeadCot, Mix, Policy, RandomWindow, Tail
 from leadspan.report.rows import Frontier, Row, RowRetention
 from leadspan.tables import MISSING, listed, percent, percent_interval, points
 
@@ -60,3 +61,37 @@ def _refusals(what: str, compared: Mapping[str, RowRetention]) -> list[str]:
         reason: f" of {listed(refused)}" if len(refused) < len(compared) else "" for reason, refused in labels.items()
     }
     return [f"{what}{rows} was refused: {reason}." for reason, rows in whose.items()]
+
+
+def cuts_explained(rows: Sequence[Row]) -> list[str]:
+    """One sentence on the meaning of its name for the first student of each kind of cut."""
+    sentences: dict[str, str] = {}
+    for row in rows:
+        policy = row.runs[0].policy
+        if row.role == "student" and policy is not None:
+            # Students of one kind differ in their share alone, which the first sentence explains.
+            kind = f"{getattr(policy, 'kind', '')} {getattr(policy.inner, 'kind', '')} {row.rollout is None}"
+            words = _cut_words(policy)
+            if row.rollout:
+                words = f"rollouts, which it drew itself{f', and from {words}' if row.rollout.has_traces else ''}"
+            sentences.setdefault(kind, f"`{row.label}` learnt from {words}.")
+    return list(sentences.values())
+
+
+def _cut_words(policy: Policy) -> str:
+    """The part of a trace that a cut keeps, for a reader who does not know the names of policies."""
+    if isinstance(policy, Mix):
+        return f"{_cut_words(policy.policy)}; {percent(policy.whole_share)} of the traces were left whole"
+    if isinstance(policy, Budget):
+        return f"the first {policy.num_tokens:,} tokens of each trace"
+    share = "" if policy.proportion is None else percent(policy.proportion)
+    words: dict[type[Policy], str] = {
+        Full: "whole traces: prompt, chain of thought and answer",
+        Lead: f"the first {share} of the tokens of each trace, prompt included",
+        LeadCot: f"the prompt and the first {share} of each chain of thought, without an answer",
+        LeadAnswer: f"the prompt, the first {share or 'part'} of each chain of thought, and the answer",
+        Tail: f"the last {share} of the tokens of each trace",
+        RandomWindow: "the prompt and a random window of each chain of thought, as long as a lead of "
+        f"{share} would keep",
+    }
+    return words.get(type(policy), f"the part of each trace that the policy `{policy.label}` keeps (see docs/cuts.md)")

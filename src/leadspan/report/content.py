@@ -12,14 +12,14 @@ from leadspan.data.truncation.policy import STOP_REMEDY, drop_warning
 from leadspan.errors import EvaluationError
 from leadspan.evaluation.result import EvalResult
 from leadspan.report.break_points import BreakPoint, break_point_sentence, break_points
-from leadspan.report.captions import captions, sample_size
+from leadspan.report.captions import captions, cuts_explained, sample_size
 from leadspan.report.frontier import build_frontiers
-from leadspan.report.inputs import NamedRun, ReportInputs, named_runs, without
+from leadspan.report.inputs import NamedRun, ReportInputs, named_runs
 from leadspan.report.recommendation import Answer, ranking_cost, recommend
-from leadspan.report.rows import Frontier, Row, currencies_of, cuts_explained, relative_text
+from leadspan.report.rows import Frontier, Row, currencies_of, relative_text
 from leadspan.report.samples import Comparison, RunCurves, comparisons, run_curves
 from leadspan.results import METRICS_FILE, RunResult
-from leadspan.settings import Settings, flat_settings
+from leadspan.settings import Settings, flat_settings, without
 from leadspan.statistics.intervals import Interval, retention
 from leadspan.statistics.resampling import Scores
 from leadspan.study.record import StudyRecord

@@ -19,7 +19,7 @@ from leadspan.evaluation.result import EvalResult
 from leadspan.models.settings import Pretrained
 from leadspan.recipe import Recipe, TrialId
 from leadspan.results import RUN_FILE, RunResult, load_run
-from leadspan.settings import flat_settings
+from leadspan.settings import flat_settings, without
 from leadspan.study.record import STUDY_FILE, StudyRecord, TrialRecord, load_study
 
 _NOT_COMPARED = ("name", "seed", "output", "plan", "capture", "student.seed", "trial", "push")
@@ -101,12 +101,12 @@ def _stored_at(path: Path) -> ReportInputs:
             recipe = run.recipe and run.recipe.model_copy(update=changes)
             run = run.model_copy(update={"name": trial.name, "control": trial.control, "recipe": recipe})
         runs[directory] = run
+    studies: list[StudyRecord] = []
     if study:
         lost = {"state": "waiting", "message": "its run cannot be read, so a study would run it again"}
         known = [trial.model_copy(update=lost) if path / trial.directory in faults else trial for trial in study.trials]
-        study = study.model_copy(update={"trials": known})
-    studies = (study,) if study else ()
-    return ReportInputs(tuple(runs.values()), tuple(runs), studies=studies, refused=tuple(faults.values()))
+        studies.append(study.model_copy(update={"trials": known}))
+    return ReportInputs(tuple(runs.values()), tuple(runs), studies=tuple(studies), refused=tuple(faults.values()))
 
 
 def read_inputs(paths: Sequence[Path | str], audits: Sequence[Path] = ()) -> ReportInputs:
@@ -257,23 +257,16 @@ def _names(groups: Sequence[tuple[RunResult, ...]]) -> list[str]:
         names.append(full_name if is_condition or shared[label] > 1 else label)
     recipes = [run.recipe if not more else None for run, *more in groups]
     in_directories = [f"{name} in {r.output.name}" if r else name for name, r in zip(names, recipes, strict=True)]
-    repeated, seen = Counter(names), Counter[str]()
-    for index, (name, in_directory) in enumerate(zip(names.copy(), in_directories, strict=True)):
-        seen[name] += 1
-        if repeated[name] > 1:
-            names[index] = in_directory if in_directories.count(in_directory) == 1 else f"{name} #{seen[name]}"
-    return names
+    return [
+        name if names.count(name) == 1 else directory if in_directories.count(directory) == 1
+        else f"{name} #{names[: index + 1].count(name)}"
+        for index, (name, directory) in enumerate(zip(names, in_directories, strict=True))
+    ]  # fmt: skip
 
 
 def flat(recipe: Recipe | None) -> dict[str, Any]:
     """Dotted setting to value, without those in which the seeds of a condition may differ; empty without a recipe."""
     return without(flat_settings(recipe), _NOT_COMPARED) if recipe else {}
-
-
-def without(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """All settings except those named and those nested in them."""
-    nested = tuple(f"{name}." for name in names)
-    return {key: value for key, value in settings.items() if key not in names and not key.startswith(nested)}
 
 
 def num_differing(first: Mapping[str, Any], second: Mapping[str, Any], ignored: Sequence[str] = ()) -> int:
