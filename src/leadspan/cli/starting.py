@@ -91,7 +91,7 @@ def run_demo(directory: Path, seed: int, **sizes: int) -> "StudyRecord":
     console.print(
         "The demo generates small derivations: a prompt of assignments, a chain of thought that derives and verifies "
         "line by line, and an answer. A teacher learns long problems from scratch, a base learns short ones, and then "
-        "one student for each cut is distilled from the teacher. It takes about 6 minutes on two free processors; if "
+        "one student for each cut is distilled from the teacher. It takes 5 to 10 minutes on two free processors; if "
         f"it is stopped, the same command continues it. The recipes are in {study_file.parent}.\n",
         highlight=False,
     )
