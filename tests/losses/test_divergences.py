@@ -114,7 +114,7 @@ def test_settings_stop_where_float32_runs_out_of_digits(name: str, options: dict
         value, gradient = from_logits(bound(name, settings), student.float(), teacher.float())
         of_value = (value - expected).abs().max() / expected.abs().max()
         error = max(of_value, (gradient - of_expected).norm() / of_expected.norm())
-        # On CPUs without AVX-512 skew_reverse_kl at 0.999 has an error of 1.1e-3; beyond the limits it is 5e-3 at least.
+        # Without AVX-512 the error of skew_reverse_kl at 0.999 is 1.1e-3; beyond the limits it is 5e-3 at least.
         assert (error < 2.5e-3) == is_right
     assert LossSettings.model_validate({"divergence": {"kind": name, **options}}).divergence.kind == name
     with pytest.raises(ValueError, match=r"too near to [01]|less than or equal to 0\.999"):
