@@ -128,9 +128,12 @@ def skew_reverse_kl(q: Distribution, p: Distribution, alpha: float) -> ValueAndG
     """
     if alpha == 0:
         return reverse_kl(q, p)
-    ratio = q.prob / _mixture(q, p, alpha)
-    h = ratio.log() - alpha * ratio
-    return expectation(q.prob, ratio.log()), _product(q.prob, h - expectation(q.prob, h)[:, None])
+    mixture = _mixture(q, p, alpha)
+    ratio, excess = q.prob / mixture, (1 - alpha) * (q.prob - p.prob) / mixture  # q / m, and q / m - 1
+    # Where alpha is near 1 the ratio is, too, and its logarithm has digits in the excess alone.
+    log_ratio = torch.where(ratio < 0.5, ratio.log(), excess.log1p())
+    h = log_ratio - alpha * excess  # and a constant, which the mean takes away
+    return expectation(q.prob, log_ratio), _product(q.prob, h - expectation(q.prob, h)[:, None])
 
 
 def total_variation(q: Distribution, p: Distribution) -> ValueAndGradient:
